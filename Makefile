@@ -1,0 +1,52 @@
+# Every target sets up what it needs on a fresh machine first: the virtual environment, its packages and, as
+# root on Debian, system packages.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo dev test test-slow lint format bench clean
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(VENV)/.installed: pyproject.toml infra/install.sh
+	infra/install.sh $(VENV)
+
+setup: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## install everything into .venv
+
+$(DAGSTER_HOME)/dagster.yaml: infra/laptop/dagster.yaml
+	mkdir -p $(DAGSTER_HOME)
+	cp $< $@
+
+demo: setup ## materialise the whole lineage of the embedded sample, and print its scores
+	$(BIN)/glr demo
+
+dev: setup ## open the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+lint: setup ## ruff, types, and which package may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint ## lint, then every test that is not slow
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup ## the slow tests: real training, kills at random moments, the photographs beside the checkout
+	$(BIN)/pytest -m slow
+
+format: setup ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## quality on the photographs of PHOTOS over three seeds, beside controls
+	$(BIN)/python -m glr_assets_tests.benchmarks.quality
+
+clean: ## remove the environment, the demo's store and its instance
+	rm -rf $(VENV) .dagster data

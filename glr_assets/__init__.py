@@ -1,0 +1,1 @@
+"""From a bucket of landmark photographs to a recogniser, as a Dagster asset platform."""

@@ -1,0 +1,189 @@
+"""The `glr` command: what Dagster's own commands do not do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from glr_assets.errors import GlrError
+
+app = typer.Typer(
+    help="From a bucket of landmark photographs to a recogniser. Assets: `dagster dev`; settings: GLR_… variables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+shards = typer.Typer(help="The source's shards as partitions of the Dagster instance.", no_args_is_help=True)
+app.add_typer(shards, name="shards")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SourceOption = Annotated[str | None, typer.Option(help="Source bucket, in place of GLR_SOURCE.")]
+StoreOption = Annotated[str | None, typer.Option(help="Root of everything written, in place of GLR_STORE.")]
+JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
+
+
+@app.command()
+def demo(
+    source: SourceOption = None,
+    store: StoreOption = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe name or path, in place of GLR_RECIPE. A demo without one is small: full wants a GPU."
+        ),
+    ] = None,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Materialise the whole lineage in this process, then say what was made, how good it is and where it lies."""
+    from glr_assets.demo import run_demo, shown
+    from glr_assets.settings import Settings
+
+    settings = Settings.from_environment(source=source, store=store, recipe=recipe)
+    if settings.recipe is None and source is not None:
+        settings = settings.model_copy(update={"recipe": "small"})
+    if json_file is not None:
+        _writable(json_file)
+    report = run_demo(settings, err)
+    out.print(shown(report), end="")
+    if json_file is not None:
+        json_file.write_text(report.model_dump_json(indent=2) + "\n")
+
+
+@app.command()
+def sample(
+    bucket: Annotated[str, typer.Argument(help="Folder or URL to write the bucket to.")],
+    seed: Annotated[int, typer.Option(help="Another seed renders other landmarks.")] = 0,
+) -> None:
+    """Write the embedded sample: a small bucket of rendered landmarks in GLDv2's shape."""
+    from glr_assets.source.sample import write_sample
+    from glr_assets.store import Store
+
+    _print_packed(write_sample(Store(bucket), seed=seed), bucket)
+
+
+@app.command()
+def pack(
+    photos: Annotated[Path, typer.Argument(help="Folder with one folder of photographs a landmark.")],
+    bucket: Annotated[str, typer.Argument(help="Folder or URL to write the bucket to.")],
+    non_landmarks: Annotated[Path | None, typer.Option(help="Folder of photographs that show no landmark.")] = None,
+    shards: Annotated[int, typer.Option(min=1, max=1000, help="Shards a split.")] = 4,
+    test_fraction: Annotated[float, typer.Option(help="Share of each landmark's photographs that asks.")] = 0.3,
+    clean_fraction: Annotated[
+        float, typer.Option(help="Share of the train photographs in the competition's set; the rest is for filling.")
+    ] = 0.8,
+    index_fraction: Annotated[
+        float, typer.Option(help="Share of the train photographs held out for the index; 0: the index repeats them.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+) -> None:
+    """Turn folders of photographs into a bucket of GLDv2's shape, a source like any other."""
+    from glr_assets.source.pack import pack as pack_photos
+    from glr_assets.store import Store
+
+    summary = pack_photos(
+        photos,
+        Store(bucket),
+        non_landmarks=non_landmarks,
+        shards=shards,
+        test_fraction=test_fraction,
+        clean_fraction=clean_fraction,
+        index_fraction=index_fraction,
+        seed=seed,
+        warn=lambda text: err.print(f"warning: {text}", markup=False),
+    )
+    _print_packed(summary, bucket)
+
+
+def _print_packed(summary: Any, bucket: str) -> None:
+    from dataclasses import asdict
+
+    for name, value in asdict(summary).items():
+        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
+        if shown not in {0, ""}:
+            out.print(f"{name.replace('_', ' '):>15}  {shown}", markup=False)
+    out.print(f"\nglr demo --source {bucket}", markup=False)
+
+
+@shards.command("sync")
+def shards_sync(source: SourceOption = None) -> None:
+    """List the source and register its shards as partitions of the Dagster instance (DAGSTER_HOME)."""
+    import os
+
+    from glr_assets.defs.lineage import open_instance
+    from glr_assets.defs.shards import sync_shards
+    from glr_assets.settings import Settings
+
+    if not os.environ.get("DAGSTER_HOME"):
+        raise GlrError(
+            "DAGSTER_HOME is not set: partitions would be registered nowhere; set it to the instance's folder"
+        )
+    opened = Settings.from_environment(source=source).open_source()
+    with open_instance() as instance:
+        added = sync_shards(instance, opened)
+        for split, keys in added.items():
+            total = len(instance.get_dynamic_partitions(f"{split}_shards"))
+            out.print(f"{split}: {len(keys)} added, {total} registered", markup=False)
+
+
+@app.command()
+def why(
+    image_id: Annotated[str, typer.Argument(help="The image's id.")],
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Everything known of one image: where it comes from, each decision with its reason, the sets it ended in."""
+    from glr_assets.curation.why import told
+    from glr_assets.curation.why import why as stories_of
+    from glr_assets.settings import Settings
+
+    stories = stories_of(Settings.from_environment(store=store).open_store(), image_id)
+    if as_json:
+        out.print(json.dumps([story.model_dump() for story in stories], indent=2), markup=False)
+    else:
+        out.print("\n".join(told(story) for story in stories), end="", markup=False)
+
+
+@app.command()
+def score(
+    task: Annotated[Literal["recognition", "retrieval"], typer.Argument(help="Which metric: GAP or mAP@100.")],
+    submission: Annotated[Path, typer.Option(help="The submission's CSV.")],
+    solution: Annotated[Path, typer.Option(help="The solution's CSV.")],
+    json_file: JsonFileOption = None,
+) -> None:
+    """Score a submission by the official metrics."""
+    from dataclasses import asdict
+
+    from glr_assets.evaluation.score import score_recognition, score_retrieval
+
+    scores = asdict((score_recognition if task == "recognition" else score_retrieval)(submission, solution))
+    for name, value in scores.items():
+        shown = "-" if value is None else f"{value:.6f}" if isinstance(value, float) else value
+        out.print(f"{name:>20}  {shown}", markup=False)
+    if json_file is not None:
+        _writable(json_file)
+        json_file.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+def _writable(path: Path) -> None:
+    """Know before the work that its result can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise GlrError(f"--json {path}: cannot be written: {error.strerror}; name another file") from error
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line on stderr and exit status 1."""
+    try:
+        app()
+    except GlrError as error:
+        err.print(f"error: {error}", markup=False)
+        sys.exit(1)

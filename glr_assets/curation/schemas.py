@@ -1,0 +1,62 @@
+"""Schemas of the curated sets and of the ledger."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from glr_assets.tables import Column, Table
+
+_MANIFEST_COLUMNS = (
+    Column("id", pa.string(), "Image id"),
+    Column("landmark_id", pa.int64(), "Train landmark"),
+    Column("shard", pa.string(), "Train shard it is stored in; absent where it is not stored", nullable=True),
+    Column("decision", pa.string(), "kept, dropped or failed (asked for, but not stored)"),
+    Column("reason", pa.string(), "Why"),
+)
+DEDUPED_MANIFEST = Table(
+    "manifests/deduped_manifest.parquet",
+    "one row per image of the competition's set",
+    (
+        *_MANIFEST_COLUMNS,
+        Column("partner", pa.string(), "Of a dropped image: the kept image most like it", nullable=True),
+        Column("distance", pa.int32(), "Bits of dhash between the two", nullable=True),
+    ),
+    ("id",),
+)
+TRAIN_EXTRA = Table(
+    "manifests/train_extra.parquet",
+    "one row per image of the fill plan",
+    _MANIFEST_COLUMNS,
+    ("id",),
+)
+TRAIN_MANIFEST = Table(
+    "manifests/train_manifest.parquet",
+    "one row per image that trains: the deduped set and the extras",
+    (*_MANIFEST_COLUMNS, Column("origin", pa.string(), "competition or extra")),
+    ("id",),
+)
+IMAGE_LEDGER = Table(
+    "manifests/image_ledger.parquet",
+    "one row per image id any table or shard names, by split",
+    (
+        Column("id", pa.string(), "Image id"),
+        Column("split", pa.string(), "train, index or test"),
+        Column("landmark_id", pa.int64(), "Train landmark; absent outside the train tables", nullable=True),
+        Column("shard", pa.string(), "Shard it was found in; absent where no ingested shard has it", nullable=True),
+        Column("status", pa.string(), "stored, skipped or failed by ingest; missing = in no ingested shard"),
+        Column("reason", pa.string(), "Why it is not stored; empty where it is"),
+        Column("planned", pa.string(), "competition, extra or reserve; absent where not planned", nullable=True),
+        Column("decision", pa.string(), "kept, dropped or failed by curation; absent where not asked", nullable=True),
+        Column("decision_reason", pa.string(), "Why curation decided so", nullable=True),
+        Column("partner", pa.string(), "The kept image that made this one superfluous", nullable=True),
+        Column("in_train", pa.bool_(), "Whether it is in train_manifest"),
+    ),
+    ("split", "id"),
+)
+
+
+def decision_counts(manifest: pa.Table) -> dict[str, int]:
+    """How many rows of a manifest were kept, dropped and failed."""
+    decisions = manifest["decision"]
+    return {word: pc.sum(pc.equal(decisions, word)).as_py() or 0 for word in ("kept", "dropped", "failed")}

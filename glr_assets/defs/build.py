@@ -1,0 +1,59 @@
+"""One function that assembles the code location, so that tests can build it with another platform."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
+from glr_assets.defs import curation, images, metadata, planning, retrieval, training
+from glr_assets.defs.automation import SENSORS
+from glr_assets.defs.checks import CHECKS, schema_check
+from glr_assets.defs.platform import Platform
+from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.metadata import schemas
+from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN, FILL_POTENTIAL
+from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
+from glr_assets.tables import Table
+
+#: Every table that one asset writes as one file.
+TABLES: dict[str, Table] = {
+    "train_metadata": schemas.TRAIN_METADATA,
+    "train_attribution": schemas.TRAIN_ATTRIBUTION,
+    "landmark_labels": schemas.LANDMARK_LABELS,
+    "competition_train": schemas.COMPETITION_TRAIN,
+    "index_metadata": schemas.INDEX_METADATA,
+    "test_metadata": schemas.TEST_METADATA,
+    "recognition_solution": schemas.RECOGNITION_SOLUTION,
+    "retrieval_solution": schemas.RETRIEVAL_SOLUTION,
+    "class_counts": CLASS_COUNTS,
+    "fill_potential": FILL_POTENTIAL,
+    "fill_plan": FILL_PLAN,
+    "image_catalog": IMAGE_CATALOG,
+    "deduped_manifest": DEDUPED_MANIFEST,
+    "train_extra": TRAIN_EXTRA,
+    "train_manifest": TRAIN_MANIFEST,
+    "image_ledger": IMAGE_LEDGER,
+    "non_landmark_embeddings": NON_LANDMARK_EMBEDDINGS,
+    "faiss_index": FAISS_INDEX,
+}
+
+
+ASSETS = [
+    *metadata.ASSETS,
+    *planning.ASSETS,
+    *images.ASSETS,
+    *curation.ASSETS,
+    *training.ASSETS,
+    *retrieval.ASSETS,
+]
+ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS]
+
+
+def build_definitions(platform: Platform | None = None) -> dg.Definitions:
+    """The code location; without a platform of its own it reads the `GLR_…` settings when assets run."""
+    return dg.Definitions(
+        assets=ASSETS,
+        asset_checks=ASSET_CHECKS,
+        sensors=SENSORS,
+        resources={"platform": platform or Platform(source=None, store=None, recipe=None)},
+    )

@@ -1,0 +1,80 @@
+"""Group `images`: one partition a source shard, and the catalog of them all."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from glr_assets.defs.conventions import table_asset
+from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.results import result_of
+from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
+from glr_assets.images import catalog, ingest
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
+from glr_assets.images.selection import selection_for
+from glr_assets.recipes import Images
+from glr_assets.source.base import Split
+
+ImagesConfig = launchpad(images=Images)
+
+
+def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsDefinition:
+    @table_asset(
+        IMAGE_INDEX,
+        name=f"{split}_images",
+        group="images",
+        code_version=ingest.CODE_VERSION,
+        kinds={"tar", "pillow"},
+        deps=deps,
+        description=description,
+        partitions_def=SHARDS[split],
+        backfill_policy=SHARD_BACKFILL,
+    )
+    def image_shards(
+        context: dg.AssetExecutionContext,
+        config: ImagesConfig,  # type: ignore[valid-type]
+        platform: Platform,
+    ) -> Iterator[dg.MaterializeResult]:
+        source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
+        selection = selection_for(store, split, recipe.images)
+        yield from each_shard(
+            context,
+            IMAGE_INDEX,
+            lambda shard: ingest.ingest_shard(
+                source, store, split, shard, selection, recipe.images, recipe.execution.workers
+            ),
+        )
+
+    return image_shards
+
+
+@table_asset(
+    IMAGE_CATALOG,
+    group="images",
+    code_version=catalog.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=["train_images", "index_images", "test_images"],
+)
+def image_catalog(platform: Platform) -> dg.MaterializeResult:
+    """One row per member of every ingested shard; its metadata counts the source's shards still missing."""
+    store = platform.open_store()
+    return result_of(catalog.make_image_catalog(platform.open_source(), store), IMAGE_CATALOG, store)
+
+
+ASSETS = [
+    _image_shards(
+        "train",
+        ["train_metadata", "competition_train", "fill_plan"],
+        "One partition per train shard: its wanted images, downsized, and an index row for every member.",
+    ),
+    _image_shards(
+        "index",
+        ["index_metadata"],
+        "One partition per index shard: its images, downsized, and an index row for every member.",
+    ),
+    _image_shards(
+        "test",
+        ["test_metadata"],
+        "One partition per test shard: its images, downsized, and an index row for every member.",
+    ),
+    image_catalog,
+]

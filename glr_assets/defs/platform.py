@@ -1,0 +1,73 @@
+"""The resource through which assets reach the source, the store and the recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from glr_assets.recipes import Recipe, Section
+from glr_assets.settings import Settings
+from glr_assets.source import Source
+from glr_assets.store import Store
+
+
+class Platform(dg.ConfigurableResource):
+    """Source, store and recipe; what is not set here comes from the `GLR_…` settings when an asset runs."""
+
+    source: str | None = Field(None, description="Root URL of the source bucket, in place of GLR_SOURCE")
+    store: str | None = Field(None, description="Root URL of everything written, in place of GLR_STORE")
+    recipe: str | None = Field(None, description="Recipe name or path, in place of GLR_RECIPE")
+
+    def settings(self) -> Settings:
+        """The settings of the environment with this resource's values in their place."""
+        return Settings.from_environment(source=self.source, store=self.store, recipe=self.recipe)
+
+    def open_store(self) -> Store:
+        """The store."""
+        return self.settings().open_store()
+
+    def open_source(self) -> Source:
+        """The source; the embedded sample is generated when it is first asked for."""
+        return self.settings().open_source()
+
+    def load_recipe(self, overrides: dg.Config | None = None) -> Recipe:
+        """The recipe, with the values given in the launchpad in their place."""
+        recipe = self.settings().load_recipe()
+        if overrides is None:
+            return recipe
+        given = {name: value for name, value in overrides.model_dump().items() if value is not None}
+        seed = given.pop("seed", None)
+        return recipe.overridden(given, seed)
+
+
+def launchpad(**sections: type[Section]) -> type[dg.Config]:
+    """The config of an asset: the seed and each section of the recipe it uses, every value optional.
+
+    A value that is set overrides the recipe's for that run; it is checked as the recipe's is.
+    """
+    fields: dict[str, Any] = {
+        "seed": (int | None, Field(None, description="Seeds every random choice; unset: the recipe's"))
+    }
+    for name, section in sections.items():
+        keys: dict[str, Any] = {
+            key: (_config_type(field.annotation) | None, Field(None, description=field.description))
+            for key, field in section.model_fields.items()
+        }
+        kind = create_model(f"{section.__name__}Overrides", __base__=dg.Config, **keys)
+        fields[name] = (kind | None, Field(None, description=f"Values in place of the recipe's [{name}]"))
+    return create_model("".join(name.title() for name in sections) + "Config", __base__=dg.Config, **fields)
+
+
+def _config_type(annotation: Any) -> Any:
+    """The type by which Dagster's config takes a value of a recipe; the recipe itself checks it further."""
+    if annotation in {int, float, bool, str}:
+        return annotation
+    arguments = [part for part in getattr(annotation, "__args__", ()) if part not in {type(None), ...}]
+    origin = getattr(annotation, "__origin__", None)
+    if origin is tuple:
+        return list[_config_type(arguments[0])]  # type: ignore[misc]
+    if origin is Literal:
+        return type(arguments[0])
+    return _config_type(arguments[0])

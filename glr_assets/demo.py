@@ -1,0 +1,153 @@
+"""`glr demo`: the whole lineage in one process, and a report of what came out."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from glr_assets.defs.lineage import Progress as LineageProgress
+from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
+from glr_assets.evaluation.report import REPORT
+from glr_assets.receipts import need_receipt
+from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
+from glr_assets.settings import Settings
+from glr_assets.source.layout import SPLITS
+from glr_assets.store import Store
+
+
+class ImageCounts(BaseModel):
+    """Images at each stage. `cleaned` is None while no asset cleans by geometry."""
+
+    seen: int
+    stored: int
+    corrupt: int
+    deduped: int
+    extra: int
+    cleaned: int | None
+    train: int
+    index: int
+    test: int
+
+
+class Control(BaseModel):
+    """What a control scores on the same queries."""
+
+    gap: float
+    gap_landmarks_only: float
+    top1: float
+
+
+class DemoReport(BaseModel):
+    """What a demo made: scores (None where the source publishes no solution), images, seconds an asset."""
+
+    gap: float | None
+    gap_landmarks_only: float | None
+    map100: float | None
+    top1: float | None
+    controls: dict[str, Control]
+    images: ImageCounts
+    seconds: dict[str, float]
+    source: str
+    store: str
+    recipe: str
+
+
+def run_demo(settings: Settings, console: Console) -> DemoReport:
+    """Materialise the whole lineage with progress on `console`, and report.
+
+    Raises:
+        GlrError: a setting, the source or an asset stands in the way; the text says which and what to do.
+    """
+    recipe, store = settings.load_recipe(), settings.open_store()
+    source = settings.open_source()
+    with (
+        open_instance() as instance,
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        ) as bar,
+    ):
+        task = bar.add_task("lineage", total=None)
+
+        def begins(step: Step) -> None:
+            shards = f" ({step.partitions} shards)" if step.partitions else ""
+            bar.update(task, description=f"{step.asset}{shards}", completed=step.number - 1, total=step.of)
+
+        def ends(step: Step, seconds: float, warnings: list[str]) -> None:
+            console.print(f"{seconds:8.1f} s  {step.asset}", markup=False)
+            for warning in warnings:
+                console.print(f"{'':12}{warning}", markup=False)
+
+        seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends))
+    return _report(store, seconds, source.url, recipe.name)
+
+
+def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -> DemoReport:
+    scores = store.read_json(REPORT)
+    catalog, deduped, extra, train = (
+        need_receipt(store, name).summary
+        for name in ("image_catalog", "deduped_manifest", "train_extra", "train_manifest")
+    )
+
+    def total(status: str) -> int:
+        return sum(int(catalog[f"{split}_{status}"] or 0) for split in SPLITS)
+
+    images = ImageCounts(
+        seen=int(catalog["rows"] or 0),
+        stored=total("stored"),
+        corrupt=total("failed"),
+        deduped=int(deduped["kept"] or 0),
+        extra=int(extra["kept"] or 0),
+        cleaned=None,
+        train=int(train["rows"] or 0),
+        index=int(catalog["index_stored"] or 0),
+        test=int(catalog["test_stored"] or 0),
+    )
+    return DemoReport(
+        **{key: scores.get(key) for key in ("gap", "gap_landmarks_only", "map100", "top1")},
+        controls=scores.get("controls", {}),
+        images=images,
+        seconds=seconds,
+        source=source,
+        store=store.url,
+        recipe=recipe,
+    )
+
+
+def shown(report: DemoReport) -> str:
+    """The report for a terminal."""
+    images = report.images
+    lines = [
+        "",
+        f"source   {report.source}   recipe {report.recipe}",
+        f"images   {images.seen} seen, {images.stored} stored, {images.corrupt} corrupt",
+        f"train    {images.deduped} of the competition's set kept + {images.extra} extras = {images.train}",
+        f"search   {images.index} index images, {images.test} test images",
+        "",
+    ]
+    if report.gap is None:
+        lines.append("scores   none: the source publishes no solution")
+    else:
+        lines.append(f"{'':20}{'GAP':>8}{'GAP landmarks':>16}{'top-1':>8}{'mAP@100':>10}")
+        rows = {"embedder": (report.gap, report.gap_landmarks_only, report.top1, report.map100)} | {
+            name: (control.gap, control.gap_landmarks_only, control.top1, None)
+            for name, control in report.controls.items()
+        }
+        for name, (gap, landmarks, top1, map100) in rows.items():
+            cells = [f"{value:.3f}" if value is not None else "-" for value in (gap, landmarks, top1, map100)]
+            lines.append(f"{name:20}{cells[0]:>8}{cells[1]:>16}{cells[2]:>8}{cells[3]:>10}")
+    lines += [
+        "",
+        f"took     {sum(report.seconds.values()):.0f} s",
+        f"store    {report.store}",
+        f"         {SUBMISSION}, {RETRIEVAL_SUBMISSION}, {REPORT}",
+        "         manifests/train_manifest.parquet, models/, index/, pictures in reports/",
+        "",
+    ]
+    return "\n".join(lines)

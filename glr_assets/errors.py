@@ -1,0 +1,37 @@
+"""What can go wrong that a user can mend: each error is one line naming what, where and the mend."""
+
+
+class GlrError(Exception):
+    """Base of every error whose text is meant for the user; commands print it and exit with 1."""
+
+
+class SettingsError(GlrError):
+    """An environment setting has a value that cannot be used."""
+
+
+class RecipeError(GlrError):
+    """A recipe or an override of it holds an unknown key or a value out of range."""
+
+
+class SourceError(GlrError):
+    """The source bucket, or something in it, is missing, unreachable or not as published."""
+
+
+class TableError(GlrError):
+    """A table lacks a column, or holds what its schema forbids."""
+
+
+class StoreError(GlrError):
+    """The store cannot be read or written."""
+
+
+class MissingInputError(GlrError):
+    """Something upstream has not been made yet."""
+
+
+class EmbedderError(GlrError):
+    """An embedder, its weights or its configuration cannot be used."""
+
+
+class MetricError(GlrError):
+    """A submission or solution breaks the rules of the official metrics."""

@@ -1,0 +1,176 @@
+"""How good the submissions are, beside what they must beat, with pictures of the best and worst answers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from glr_assets.curation.train_manifest import kept_images
+from glr_assets.evaluation.controls import dhash_neighbours, untrained_neighbours
+from glr_assets.evaluation.metrics import Prediction
+from glr_assets.evaluation.score import (
+    RecognitionScores,
+    RecognitionSolution,
+    RetrievalSolution,
+    read_recognition_submission,
+    read_retrieval_submission,
+    recognition_scores,
+    retrieval_scores,
+)
+from glr_assets.images.reader import ImageReader
+from glr_assets.metadata.schemas import LANDMARK_LABELS, RECOGNITION_SOLUTION, RETRIEVAL_SOLUTION
+from glr_assets.plots import Thumbnail, bars, gallery
+from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
+from glr_assets.recipes import Recipe
+from glr_assets.retrieval.embeddings import Embed
+from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
+from glr_assets.store import Store
+from glr_assets.tables import read_table
+
+CODE_VERSION = "1"
+REPORT = "reports/evaluation.json"
+SCORES_PICTURE = "reports/evaluation_scores.png"
+ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
+SHOWN = 7
+
+
+def recognition_solution(store: Store) -> RecognitionSolution:
+    """The published answers from `recognition_solution`."""
+    rows = read_table(store, RECOGNITION_SOLUTION).to_pylist()
+    counted = [row for row in rows if row["usage"] != "Ignored"]
+    return RecognitionSolution(
+        landmarks={row["id"]: frozenset(row["landmark_ids"]) for row in counted},
+        usage={row["id"]: row["usage"] for row in counted},
+        ignored=frozenset(row["id"] for row in rows if row["usage"] == "Ignored"),
+    )
+
+
+def retrieval_solution(store: Store) -> RetrievalSolution:
+    """The published answers from `retrieval_solution`."""
+    rows = read_table(store, RETRIEVAL_SOLUTION).to_pylist()
+    counted = [row for row in rows if row["usage"] != "Ignored"]
+    return RetrievalSolution(
+        images={row["id"]: frozenset(row["index_ids"]) for row in counted},
+        usage={row["id"]: row["usage"] for row in counted},
+        ignored=frozenset(row["id"] for row in rows if row["usage"] == "Ignored"),
+    )
+
+
+def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]) -> Made:
+    """`evaluation`: `reports/evaluation.json` and pictures; without a published solution it says so.
+
+    Args:
+        store: the store.
+        recipe: `[retrieval]` and `[evaluation]`.
+        untrained: opens the untrained embedder; called only where controls are asked for.
+    """
+
+    def build(writer: Writer) -> Summary:
+        solution = recognition_solution(store)
+        if not any(solution.landmarks.values()):
+            writer.json(REPORT, {"scored": False})
+            return {"scored": False}
+        predictions = read_recognition_submission(io.BytesIO(store.read(SUBMISSION)), solution)
+        scores = {"embedder": recognition_scores(predictions, solution)}
+        if recipe.evaluation.controls:
+            controls = control_predictions(store, recipe, solution, untrained())
+            scores |= {name: recognition_scores(found, solution) for name, found in controls.items()}
+        map100 = _map100(store)
+        writer.json(REPORT, _document(scores, map100))
+        writer.write(SCORES_PICTURE, _bars(scores))
+        writer.write(ANSWERS_PICTURE, _answers(store, predictions, solution))
+        return {"scored": True, "map100": map100} | {
+            f"{figure}{'' if name == 'embedder' else f' of {name}'}": getattr(found, figure)
+            for name, found in scores.items()
+            for figure in ("gap", "gap_landmarks_only", "top1")
+        }
+
+    names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
+    if recipe.evaluation.controls:
+        names += [recipe.retrieval.manifest, "image_catalog", "non_landmark_embeddings"]
+    parameters: dict[str, Any] = {"evaluation": recipe.evaluation.model_dump()}
+    if recipe.evaluation.controls:
+        parameters |= {
+            "embedder": recipe.embedder.model_dump(),
+            "retrieval": recipe.retrieval.model_dump(),
+            "seed": recipe.seed,
+        }
+    return make(
+        store,
+        "evaluation",
+        inputs=need_receipts(store, *names),
+        parameters=parameters,
+        code_version=CODE_VERSION,
+        build=build,
+    )
+
+
+def control_predictions(
+    store: Store, recipe: Recipe, solution: RecognitionSolution, untrained: Embed
+) -> dict[str, list[Prediction]]:
+    """The answers of each control to the queries that count."""
+    manifest = kept_images(store, recipe.retrieval.manifest)
+    query_ids = sorted(solution.landmarks)
+    non_landmark_ids = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id"])["id"].to_pylist()
+    return {
+        "untrained embedder": untrained_neighbours(
+            store, manifest, query_ids, non_landmark_ids, untrained, recipe.retrieval, recipe.seed
+        ),
+        "dhash neighbours": dhash_neighbours(store, manifest, query_ids),
+    }
+
+
+def _map100(store: Store) -> float | None:
+    solution = retrieval_solution(store)
+    if not any(solution.images.values()):
+        return None
+    retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), solution)
+    return retrieval_scores(retrieved, solution).map100
+
+
+def _document(scores: dict[str, RecognitionScores], map100: float | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    main = asdict(scores["embedder"])
+    controls = {name: asdict(found) for name, found in scores.items() if name != "embedder"}
+    return {"scored": True, **main, "map100": map100, "controls": controls}
+
+
+def _bars(scores: dict[str, RecognitionScores]) -> bytes:
+    figures = {"GAP": "gap", "GAP, landmarks only": "gap_landmarks_only", "top-1": "top1"}
+    return bars(
+        {label: {name: getattr(found, figure) for name, found in scores.items()} for label, figure in figures.items()},
+        "score",
+    )
+
+
+def _answers(store: Store, predictions: Sequence[Prediction], solution: RecognitionSolution) -> bytes:
+    """Rows of answers: the surest right, the surest wrong, and non-landmarks taken for a landmark most surely."""
+    rows = read_table(store, LANDMARK_LABELS, ["landmark_id", "name"])
+    names = dict(zip(rows["landmark_id"].to_pylist(), rows["name"].to_pylist(), strict=True))
+    right: list[Prediction] = []
+    wrong: list[Prediction] = []
+    none: list[Prediction] = []
+    for found in sorted(predictions, key=lambda prediction: (-prediction.confidence, prediction.id)):
+        truth = solution.landmarks.get(found.id)
+        if truth is not None:
+            kind = right if found.landmark_id in truth else wrong if truth else none
+            kind.append(found)
+    shown = [row[:SHOWN] for row in (right, wrong, none)]
+    reader = ImageReader.of_split(store, "test", [found.id for row in shown for found in row])
+    return gallery(
+        [[_thumbnail(found, names, solution, reader) for found in row if found.id in reader] for row in shown]
+    )
+
+
+def _thumbnail(
+    found: Prediction, names: dict[int, str], solution: RecognitionSolution, reader: ImageReader
+) -> Thumbnail:
+    truth = solution.landmarks[found.id]
+    answer = names.get(found.landmark_id, str(found.landmark_id))
+    is_right = found.landmark_id in truth
+    actual = ", ".join(names.get(landmark, str(landmark)) for landmark in sorted(truth)) or "no landmark"
+    caption = f"{found.confidence:.2f} {answer}"
+    return Thumbnail(reader.read(found.id), caption if is_right else f"{caption}\nis {actual}", is_right)

@@ -1,0 +1,140 @@
+"""Pictures for people: small PNG charts and JPEG galleries, the same bytes for the same input.
+
+What belongs here: drawing from arrays. What is worth drawing is each stage's own choice.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _PAPER, _RIGHT, _WRONG = "#22303c", "#ffffff", "#1b7f4d", "#b3261e"
+_COLOURS = ("#2166ac", "#d6604d", "#4dac26", "#7b3294")
+
+
+def _chart(width: float = 7.0, height: float = 3.6) -> tuple[Any, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def class_histogram(sizes: Mapping[str, npt.NDArray[np.int64]]) -> bytes:
+    """PNG: classes by images a class, on a logarithmic scale, one outline a named set of class sizes."""
+    figure, axes = _chart()
+    largest = max((int(values.max(initial=1)) for values in sizes.values()), default=1)
+    edges = np.unique(np.geomspace(1, largest + 1, 30).astype(int))
+    edges = edges if len(edges) > 1 else np.array([1, 2])
+    for (name, values), colour in zip(sizes.items(), _COLOURS, strict=False):
+        label = f"{name}: {len(values):,} classes, {int(values.sum()):,} images"
+        axes.hist(values, bins=edges.tolist(), histtype="step", linewidth=1.8, label=label, color=colour)
+    axes.set(xscale="log", xlabel="images a class", ylabel="classes")
+    axes.legend()
+    return _png(figure)
+
+
+def fill_curves(
+    thresholds: npt.NDArray[np.int64],
+    potential: npt.NDArray[np.int64],
+    supply: npt.NDArray[np.int64],
+    marked: int,
+) -> bytes:
+    """PNG: images it takes to fill every class, and images there are for it, by threshold."""
+    figure, axes = _chart()
+    axes.plot(thresholds, potential, color=_COLOURS[1], label="to fill every class")
+    axes.plot(thresholds, supply, color=_COLOURS[0], label="that the full dataset has")
+    axes.fill_between(thresholds, supply, potential, color=_COLOURS[1], alpha=0.12)
+    axes.axvline(marked, color=_INK, linestyle="--", linewidth=1, label=f"this recipe: {marked}")
+    axes.set(xlabel="fill threshold, images a class", ylabel="extra images", xlim=(0, int(thresholds.max())))
+    axes.legend()
+    return _png(figure)
+
+
+def curves(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> bytes:
+    """PNG: each named series against the numbers from 1."""
+    figure, axes = _chart()
+    for (name, values), colour in zip(series.items(), _COLOURS, strict=False):
+        axes.plot(range(1, len(values) + 1), values, label=name, color=colour)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend()
+    return _png(figure)
+
+
+def bars(values: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
+    """PNG: grouped bars, `{group: {bar: value}}`."""
+    figure, axes = _chart()
+    names = list(dict.fromkeys(bar for group in values.values() for bar in group))
+    width = 0.8 / max(len(names), 1)
+    for number, name in enumerate(names):
+        heights = [group.get(name, 0.0) for group in values.values()]
+        places = np.arange(len(values)) + (number - (len(names) - 1) / 2) * width
+        drawn = axes.bar(places, heights, width, label=name, color=_COLOURS[number % len(_COLOURS)])
+        axes.bar_label(drawn, fmt="%.3f", fontsize=7)
+    axes.set_xticks(np.arange(len(values)), list(values))
+    axes.set_ylabel(ylabel)
+    axes.legend()
+    return _png(figure)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One picture of a gallery: an encoded image, a caption, and whether it is marked right or wrong."""
+
+    image: bytes
+    caption: str
+    right: bool | None = None
+
+
+def gallery(rows: Sequence[Sequence[Thumbnail]], side: int = 96, quality: int = 60) -> bytes:
+    """JPEG: rows of thumbnails, `side` pixels each, with captions under them."""
+    font = ImageFont.load_default(size=9)
+    caption_height, gap = 24, 4
+    columns = max((len(row) for row in rows), default=1)
+    sheet = Image.new(
+        "RGB",
+        (columns * (side + gap) + gap, max(len(rows), 1) * (side + caption_height + gap) + gap),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for down, row in enumerate(rows):
+        for across, item in enumerate(row):
+            left, top = gap + across * (side + gap), gap + down * (side + caption_height + gap)
+            with Image.open(io.BytesIO(item.image)) as image:
+                small = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
+            if item.right is not None:
+                small = ImageOps.expand(small.crop((3, 3, side - 3, side - 3)), 3, _RIGHT if item.right else _WRONG)
+            sheet.paste(small, (left, top))
+            for line, text in enumerate(item.caption.split("\n")[:2]):
+                draw.text((left, top + side + 1 + line * 11), _fitted(text, font, side), _INK, font=font)
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def _fitted(text: str, font: Any, width: int) -> str:
+    """`text`, cut to the width in pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

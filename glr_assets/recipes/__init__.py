@@ -1,0 +1,222 @@
+"""Recipes: one TOML file a set of choices, one table a stage, every value checked by name.
+
+`full` holds the published values, `small` makes the whole lineage run on two CPU cores in minutes. A file
+with `base = "small"` overrides some values of another recipe.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from glr_assets.errors import RecipeError
+
+NAMED_RECIPES = ("small", "full")
+
+ManifestName = Literal["train_manifest", "deduped_manifest"]
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys and values out of range are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Execution(Section):
+    """How to run, which never changes what comes out and so is no part of an asset's version."""
+
+    workers: int = Field(0, ge=0, le=256, description="decoding threads of an ingest; 0 = one a core")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto = a GPU if any")
+
+
+class Images(Section):
+    """What is stored of a source image (defaults: the published 384 px and quality 70)."""
+
+    min_side: int = Field(384, ge=32, le=4096, description="smaller side in pixels; never enlarged")
+    jpeg_quality: int = Field(70, ge=1, le=100, description="JPEG quality of what is stored")
+    keep: Literal["wanted", "all"] = Field(
+        "wanted", description="train images stored: the competition set and the fill plan, or all"
+    )
+    require_md5: bool = Field(True, description="refuse a shard whose MD5 is not published")
+    max_pixels: int = Field(120_000_000, ge=1, description="larger images are refused before decoding")
+    max_member_bytes: int = Field(64 * 2**20, ge=1024, description="larger members are refused unread")
+
+
+class Fill(Section):
+    """Extras from the full dataset for small classes."""
+
+    threshold: int = Field(20, ge=0, le=10_000, description="classes with fewer images are filled up to it")
+    reserves: int = Field(5, ge=0, le=1000, description="images a class planned beyond the need, for corrupt ones")
+
+
+class Dedupe(Section):
+    """The most diverse subset of large classes."""
+
+    keep: int = Field(25, ge=1, le=10_000, description="images a class keeps; smaller classes stay whole")
+    sample: int = Field(1000, ge=1, le=100_000, description="images of a class that are compared")
+
+    @model_validator(mode="after")
+    def _sample_holds_keep(self) -> Dedupe:
+        if self.sample < self.keep:
+            raise ValueError(f"sample = {self.sample} is less than keep = {self.keep}")
+        return self
+
+
+class Training(Section):
+    """Which images train, and how many of them are held out."""
+
+    manifest: ManifestName = Field("train_manifest", description="the curated set that trains")
+    validation: float = Field(
+        0.1, ge=0.0, le=0.5, description="share held out of training, to watch it and to calibrate confidences"
+    )
+
+
+class Embedder(Section):
+    """The network that turns a photograph into a vector, and how it learns."""
+
+    torchscript: str | None = Field(
+        None, description="path of a TorchScript embedder ([B,3,H,W] normalised RGB to [B,D]) used as it is"
+    )
+    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
+    backbone: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-tiny"] = Field(
+        "resnet-34", description="architecture, built with transformers"
+    )
+    image_size: int = Field(384, ge=32, le=1024, description="side in pixels of the square a network sees")
+    dimensions: int = Field(512, ge=8, le=4096, description="length of an embedding")
+    stages: int = Field(1, ge=1, le=4, description="last stages of the backbone whose pooled features are joined")
+    gem_power: float = Field(3.0, ge=1.0, le=10.0, description="first value of the learnt exponent of GeM pooling")
+    sub_centers: int = Field(3, ge=1, le=10, description="centres a class of the sub-centre ArcFace head")
+    scale: float = Field(45.0, gt=0, le=200, description="s of the margin head")
+    margin_base: float = Field(0.05, ge=0, le=1, description="margin = margin_size * n^(-1/4) + margin_base")
+    margin_size: float = Field(0.45, ge=0, le=1, description="margin added for the smallest classes")
+    margin_ramp: float = Field(0.3, ge=0, le=1, description="share of the epochs over which margins grow to full")
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, le=8192, description="images a step")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of the one-cycle schedule")
+    warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="decoupled weight decay")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
+
+
+class Retrieval(Section):
+    """Neighbours and the non-landmark penalty."""
+
+    manifest: ManifestName = Field("train_manifest", description="the curated set that is searched")
+    per_landmark: int = Field(5, ge=0, description="images a landmark that are searched; 0 = all")
+    train_penalty_top: int = Field(5, ge=1, description="B: mean of a train image's best cosines to non-landmarks")
+    query_penalty_top: int = Field(10, ge=1, description="C: mean of a query's best cosines to non-landmarks")
+    neighbours: int = Field(5, ge=1, le=1000, description="train images whose scores are summed by landmark")
+    non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
+        ("Ignored",), description="Usage of the test images without landmark that the penalties compare with"
+    )
+    retrieved: int = Field(100, ge=1, le=100, description="index images answered to a retrieval query")
+
+
+class Evaluation(Section):
+    """What the submission is measured beside."""
+
+    controls: bool = Field(True, description="also score an untrained embedder and dhash neighbours")
+
+
+class Recipe(Section):
+    """The choices of one experiment."""
+
+    name: str = Field(description="the recipe's name, from its file")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seeds every random choice")
+    execution: Execution = Execution()
+    images: Images = Images()
+    fill: Fill = Fill()
+    dedupe: Dedupe = Dedupe()
+    training: Training = Training()
+    embedder: Embedder = Embedder()
+    retrieval: Retrieval = Retrieval()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _filled_classes_stay_whole(self) -> Recipe:
+        if self.fill.threshold > self.dedupe.keep:
+            raise ValueError(
+                f"[fill] threshold = {self.fill.threshold} is more than [dedupe] keep = {self.dedupe.keep}: "
+                "classes would be cut and filled again"
+            )
+        return self
+
+    def overridden(self, overrides: Mapping[str, Mapping[str, Any]], seed: int | None = None) -> Recipe:
+        """The recipe with some values replaced: `{"images": {"jpeg_quality": 80}}`.
+
+        Raises:
+            RecipeError: an unknown key or a value out of range.
+        """
+        document = self.model_dump(mode="json")
+        for section, values in overrides.items():
+            document[section] = document.get(section, {}) | dict(values)
+        if seed is not None:
+            document["seed"] = seed
+        return _validated(document, f"overrides of recipe {self.name}")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """The recipe of that name, or in the TOML file of that path.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown key or a value out of range.
+    """
+    return _validated(_document(name_or_path, seen=()), name_or_path)
+
+
+def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name_or_path in seen:
+        raise RecipeError(f"recipe {name_or_path}: its bases go in a circle: {' -> '.join(seen)}")
+    if name_or_path in NAMED_RECIPES:
+        text, name = (resources.files("glr_assets.recipes") / f"{name_or_path}.toml").read_text(), name_or_path
+    else:
+        path = Path(name_or_path)
+        try:
+            text, name = path.read_text(), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"recipe {name_or_path}: neither one of {', '.join(NAMED_RECIPES)} nor a readable TOML file "
+                f"({type(error).__name__}); set GLR_RECIPE or --recipe to one of these"
+            ) from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name_or_path}: not TOML: {error}") from error
+    base = document.pop("base", None)
+    merged: dict[str, Any] = {}
+    if base is not None:
+        if not isinstance(base, str):
+            raise RecipeError(f"recipe {name_or_path}: base = {base!r}, expected a recipe's name or path")
+        merged = _document(base, (*seen, name_or_path))
+    for key, value in document.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merged[key] | value if both_tables else value
+    merged["name"] = name
+    return merged
+
+
+def _validated(document: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {where}: {'; '.join(_in_words(e) for e in error.errors())}") from error
+
+
+def _in_words(error: Any) -> str:
+    at = [str(part) for part in error["loc"]]
+    key = f"[{at[0]}] {'.'.join(at[1:])}" if len(at) > 1 else ".".join(at)
+    if error["type"] == "extra_forbidden":
+        known = Recipe.model_fields if len(at) == 1 else _section_keys(at[0])
+        return f"unknown key {key}; known are {', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+
+
+def _section_keys(section: str) -> list[str]:
+    kind = Recipe.model_fields[section].annotation
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Section) else []

@@ -1,0 +1,1 @@
+"""Embeddings, the index over them, and what its neighbours say of a photograph."""

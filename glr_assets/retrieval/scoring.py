@@ -1,0 +1,430 @@
+"""Recognition and retrieval by exact nearest neighbours, with the non-landmark penalty.
+
+The scheme is that of the 2020 Google Landmark Recognition winner (Henkel and Singer, "Supporting large-scale
+image recognition with out-of-domain samples", arXiv:2010.01650) in the form of the 2021 neighbour notebooks:
+
+- B, an index image's penalty: the mean of its best cosines to photographs without a landmark;
+- a neighbour's score: cosine(query, image) - B(image), which ranks the index images;
+- a landmark's score: the sum over the query's best neighbours that show it, less the query's own penalty C.
+
+Three things differ from the notebooks. An image is never compared with itself. A score is never rescaled
+over a batch: `calibration` makes a probability of it. And a neighbour scoring below zero, that is nearer to
+non-landmarks than to the query, never lowers its landmark: where all of a landmark's neighbours score below
+zero the best of them stands alone, else the positive ones are summed. (A plain sum of negative scores would
+put a landmark with three such neighbours under one with a single worse neighbour.)
+
+Scores are inner products in float64 of the stored float32 values, rounded to `SCORE_DECIMALS`. faiss only
+proposes candidates, because the last bits of its float32 sums change with the number of queries in a call;
+so an answer depends neither on the other queries of the batch nor on the block size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glr_assets.errors import EmbedderError, MissingInputError, StoreError
+
+Floats = NDArray[np.float32]
+
+SCORE_DECIMALS = 6
+"""Decimals of a score: what float32 embeddings resolve; closer scores are ties, decided by id."""
+
+QUERY_BLOCK = 512
+"""Queries searched at once; bounds the memory and changes no result."""
+
+_SPARE_CANDIDATES = 8
+# Where more images than this tie exactly at the cut, which of them are taken is left to faiss.
+_MOST_CANDIDATES = 1024
+# Far above the error of a float32 inner product of unit vectors of up to 4,096 dimensions.
+_FAISS_ERROR = 1e-5
+_RESCORED_VALUES = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """The query `id` shows `landmark_id`; a higher raw score is surer, with no bounds of its own."""
+
+    id: str
+    landmark_id: int
+    score: float
+
+
+def penalties(
+    vectors: Floats,
+    ids: Sequence[str],
+    non_landmark_vectors: Floats,
+    non_landmark_ids: Sequence[str],
+    top: int,
+    *,
+    block: int = QUERY_BLOCK,
+) -> Floats:
+    """The mean of each image's `top` best cosines to non-landmark images, itself left out: B and C.
+
+    Args:
+        vectors: float32 [n, D], L2-normalised.
+        ids: n image ids.
+        non_landmark_vectors: float32 [m, D], L2-normalised.
+        non_landmark_ids: m distinct image ids; an image is not compared with the one of its own id.
+        top: cosines averaged; where fewer other images are there, all of them.
+        block: images compared at once.
+
+    Returns:
+        float32 [n]; 0 where there is no other non-landmark image.
+
+    Raises:
+        EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
+    """
+    vectors = _checked(vectors, ids, "photographs")
+    non_landmark_vectors = _checked(non_landmark_vectors, non_landmark_ids, "non-landmark photographs")
+    if not len(non_landmark_ids) or not len(ids):
+        return np.zeros(len(ids), np.float32)
+    _same_dimensions(vectors, non_landmark_vectors.shape[1])
+    index = _flat_index([non_landmark_vectors])
+    own_rows = _rows_of(ids, _distinct(non_landmark_ids))
+    cosines, rows = _nearest(index, vectors, top, own_rows, block)
+    others = rows >= 0
+    total = np.where(others, cosines, 0.0).sum(axis=1)
+    mean = total / np.maximum(others.sum(axis=1), 1)
+    return mean.round(SCORE_DECIMALS).astype(np.float32)
+
+
+class PenalisedIndex:
+    """Exact search of index images by cosine - B, as one inner product: [q, 1] · [v, -B] = cosine - B.
+
+    Rows are the images sorted by id, so ties go to the smaller id. `ids` and `landmark_ids` (int64 [n]) are
+    in row order.
+    """
+
+    def __init__(self, ids: Sequence[str], landmark_ids: NDArray[np.int64], vectors: Floats, penalties: Floats) -> None:
+        """Build from n images in any order.
+
+        Args:
+            ids: n distinct image ids.
+            landmark_ids: int64 [n].
+            vectors: float32 [n, D], L2-normalised.
+            penalties: float32 [n], B of each image.
+
+        Raises:
+            MissingInputError: there is no image.
+            EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
+        """
+        vectors = _checked(vectors, ids, "index photographs")
+        penalties = np.asarray(penalties, np.float32)
+        if not len(ids):
+            raise MissingInputError("the index has no image; materialise the embeddings of a manifest that holds some")
+        if len(landmark_ids) != len(ids) or penalties.shape != (len(ids),):
+            raise EmbedderError(
+                f"index: {len(ids)} ids, {len(landmark_ids)} landmark ids and {len(penalties)} penalties, "
+                "expected as many of each; materialise the embeddings again"
+            )
+        if not np.isfinite(penalties).all():
+            raise EmbedderError("index: a penalty is not a finite number; materialise the embeddings again")
+        _distinct(ids)
+        order = _order(ids)
+        columns = (np.hstack([vectors[part], -penalties[part, np.newaxis]]) for part in _parts(order, QUERY_BLOCK))
+        self._set(_flat_index(columns), [ids[row] for row in order], np.asarray(landmark_ids)[order])
+
+    @classmethod
+    def from_bytes(cls, data: bytes, ids: Sequence[str], landmark_ids: NDArray[np.int64]) -> PenalisedIndex:
+        """The index that `to_bytes` wrote, with its `ids` and `landmark_ids` in row order.
+
+        Raises:
+            StoreError: `data` is no flat inner-product faiss index, or belongs to other ids.
+        """
+        import faiss
+
+        mend = "materialise faiss_index again"
+        try:
+            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+        except RuntimeError as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StoreError(f"faiss index: {len(data)} bytes cannot be read: {first_line}; {mend}") from error
+        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise StoreError(f"faiss index: expected a flat inner-product index, found another kind; {mend}")
+        if not index.ntotal == len(ids) == len(landmark_ids):
+            raise StoreError(
+                f"faiss index: {index.ntotal} rows for {len(ids)} ids and {len(landmark_ids)} landmark ids, "
+                f"expected as many of each; {mend}"
+            )
+        if any(ids[row] >= ids[row + 1] for row in range(len(ids) - 1)):
+            raise StoreError(f"faiss index: ids are not distinct and ascending; {mend}")
+        loaded = cls.__new__(cls)
+        loaded._set(index, list(ids), np.asarray(landmark_ids))
+        return loaded
+
+    def _set(self, index: Any, ids: list[str], landmark_ids: NDArray[np.int64]) -> None:
+        self._index = index
+        self.ids = ids
+        self.landmark_ids = landmark_ids.astype(np.int64)
+        self._row_of = {image: row for row, image in enumerate(ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dimensions(self) -> int:
+        """D, the length of a vector."""
+        return int(self._index.d) - 1
+
+    def to_bytes(self) -> bytes:
+        """A faiss index file of [v, -B], which `faiss.read_index` reads too; the ids are kept beside it."""
+        import faiss
+
+        return bytes(faiss.serialize_index(self._index).tobytes())
+
+    def search(
+        self,
+        query_vectors: Floats,
+        k: int,
+        exclude_ids: Sequence[str] | None = None,
+        *,
+        block: int = QUERY_BLOCK,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Scores and rows of the `k` best images of each query, the best first, ties by row.
+
+        Args:
+            query_vectors: float32 [q, D], L2-normalised.
+            k: images a query.
+            exclude_ids: for each query the id of an image it must not find, itself as a rule; an id that
+                is not in the index excludes nothing.
+            block: queries searched at once.
+
+        Returns:
+            Scores float64 [q, k] and rows int64 [q, k]; -inf and -1 where fewer images are there.
+
+        Raises:
+            EmbedderError: the arrays do not fit together or a value is not finite.
+        """
+        query_vectors = _checked(query_vectors, exclude_ids, "queries")
+        _same_dimensions(query_vectors, self.dimensions)
+        excluded = None if exclude_ids is None else _rows_of(exclude_ids, self._row_of)
+        ones = np.ones((len(query_vectors), 1), np.float32)
+        return _nearest(self._index, np.hstack([query_vectors, ones]), k, excluded, block)
+
+
+def ranked_landmarks(
+    index: PenalisedIndex,
+    query_ids: Sequence[str],
+    query_vectors: Floats,
+    query_penalties: Floats,
+    neighbours: int,
+    *,
+    leave_one_out: bool = False,
+    block: int = QUERY_BLOCK,
+) -> list[list[Recognition]]:
+    """Every landmark among each query's best neighbours, the best first, equal scores by landmark id.
+
+    Args:
+        index: the images that are searched.
+        query_ids: q ids.
+        query_vectors: float32 [q, D], L2-normalised.
+        query_penalties: float32 [q], C of each query.
+        neighbours: index images whose scores count.
+        leave_one_out: do not let a query find the index image of its own id.
+        block: queries searched at once.
+
+    Returns:
+        A list a query; empty only where the index holds nothing but the query itself.
+
+    Raises:
+        EmbedderError: the arrays do not fit together or a value is not finite.
+    """
+    query_vectors = _checked(query_vectors, query_ids, "queries")
+    if len(query_penalties) != len(query_ids) or not np.isfinite(query_penalties).all():
+        raise EmbedderError(
+            f"queries: {len(query_ids)} ids and {len(query_penalties)} penalties, expected a finite penalty "
+            "a query; materialise the embeddings again"
+        )
+    excluded = query_ids if leave_one_out else None
+    scores, rows = index.search(query_vectors, neighbours, excluded, block=block)
+    answers = []
+    for query, penalty, of_neighbours, found in zip(query_ids, query_penalties, scores, rows, strict=True):
+        by_landmark: dict[int, list[float]] = {}
+        known = found >= 0
+        for landmark, score in zip(
+            index.landmark_ids[found[known]].tolist(), of_neighbours[known].tolist(), strict=True
+        ):
+            by_landmark.setdefault(landmark, []).append(score)
+        ranked = [
+            Recognition(query, landmark, round(_support(of_landmark) - float(penalty), SCORE_DECIMALS))
+            for landmark, of_landmark in by_landmark.items()
+        ]
+        answers.append(sorted(ranked, key=lambda answer: (-answer.score, answer.landmark_id)))
+    return answers
+
+
+def recognise(
+    index: PenalisedIndex,
+    query_ids: Sequence[str],
+    query_vectors: Floats,
+    query_penalties: Floats,
+    neighbours: int,
+    *,
+    leave_one_out: bool = False,
+    block: int = QUERY_BLOCK,
+) -> list[Recognition]:
+    """Each query's best landmark and its raw score; a query without any neighbour is left out.
+
+    Arguments and errors are those of `ranked_landmarks`.
+    """
+    ranked = ranked_landmarks(
+        index, query_ids, query_vectors, query_penalties, neighbours, leave_one_out=leave_one_out, block=block
+    )
+    return [answers[0] for answers in ranked if answers]
+
+
+def retrieve(
+    index_vectors: Floats,
+    index_ids: Sequence[str],
+    query_vectors: Floats,
+    k: int,
+    *,
+    block: int = QUERY_BLOCK,
+) -> list[list[str]]:
+    """The ids of each query's `k` nearest index images, the best cosine first, ties by id ascending.
+
+    Args:
+        index_vectors: float32 [n, D], L2-normalised.
+        index_ids: n distinct image ids.
+        query_vectors: float32 [q, D], L2-normalised.
+        k: images a query; all n where there are fewer.
+        block: queries searched at once.
+
+    Raises:
+        EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
+    """
+    index_vectors = _checked(index_vectors, index_ids, "index photographs")
+    query_vectors = _checked(query_vectors, None, "queries")
+    _distinct(index_ids)
+    if not len(index_ids) or not len(query_vectors):
+        return [[] for _ in query_vectors]
+    _same_dimensions(query_vectors, index_vectors.shape[1])
+    order = _order(index_ids)
+    index = _flat_index(index_vectors[part] for part in _parts(order, QUERY_BLOCK))
+    _, rows = _nearest(index, query_vectors, k, None, block)
+    ids = [index_ids[row] for row in order]
+    return [[ids[row] for row in found if row >= 0] for found in rows.tolist()]
+
+
+def _support(scores: Sequence[float]) -> float:
+    """A landmark's score from its neighbours': continuous, and never lower with one neighbour more."""
+    best = max(scores)
+    return math.fsum(score for score in scores if score > 0) if best > 0 else best
+
+
+def _nearest(
+    index: Any,
+    queries: Floats,
+    k: int,
+    excluded: NDArray[np.int64] | None,
+    block: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rounded inner products float64 [q, k] and rows int64 [q, k] of the best `k`, ties by row.
+
+    `excluded` is a row that each query must not find, or -1. Unfilled places are -inf and -1.
+    """
+    import faiss
+
+    if k < 1:
+        raise EmbedderError(f"search for {k} neighbours: expected at least 1; set [retrieval] to more")
+    stored = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    scores = np.full((len(queries), k), -np.inf)
+    rows = np.full((len(queries), k), -1, np.int64)
+    for part in _parts(np.arange(len(queries)), block):
+        undecided = part
+        wanted = k + _SPARE_CANDIDATES + (excluded is not None)
+        most = max(wanted, _MOST_CANDIDATES)
+        while len(undecided):
+            wanted = min(wanted, index.ntotal, most)
+            proposed, candidates = index.search(np.ascontiguousarray(queries[undecided]), wanted)
+            exact = _inner_products(queries[undecided], stored, candidates)
+            if excluded is not None:
+                exact[candidates == excluded[undecided, np.newaxis]] = -np.inf
+            order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
+            exact = np.take_along_axis(exact, order, axis=1)
+            candidates = np.where(exact > -np.inf, np.take_along_axis(candidates, order, axis=1), -1)
+            # The cut is decided once whatever faiss left out must score below the last one taken.
+            decided = np.full(len(undecided), True)
+            if wanted < min(index.ntotal, most):
+                decided = proposed[:, -1] < exact[:, -1] - _FAISS_ERROR
+            done = undecided[decided]
+            scores[done, : exact.shape[1]] = exact[decided]
+            rows[done, : exact.shape[1]] = candidates[decided]
+            undecided = undecided[~decided]
+            wanted *= 4
+    return scores, rows
+
+
+def _inner_products(queries: Floats, stored: Floats, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each query's inner products with its candidate rows, in float64 pair by pair, rounded: [q, c]."""
+    products = np.empty(candidates.shape)
+    step = max(1, _RESCORED_VALUES // max(1, candidates.shape[1] * stored.shape[1]))
+    for part in _parts(np.arange(len(queries)), step):
+        chosen = stored[candidates[part]].astype(np.float64)
+        products[part] = np.vecdot(queries[part, np.newaxis].astype(np.float64), chosen)
+    # Adding 0 makes -0.0 of a rounded value 0.0, which sorts and prints alike.
+    return products.round(SCORE_DECIMALS) + 0.0
+
+
+def _flat_index(blocks: Iterator[Floats] | Sequence[Floats]) -> Any:
+    """A faiss.IndexFlatIP of the rows of all blocks, of which there is at least one."""
+    import faiss
+
+    index = None
+    for rows in blocks:
+        if index is None:
+            index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(np.ascontiguousarray(rows))
+    return index
+
+
+def _parts(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _order(ids: Sequence[str]) -> NDArray[np.int64]:
+    return np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+
+
+def _rows_of(ids: Sequence[str], row_of: dict[str, int]) -> NDArray[np.int64]:
+    return np.fromiter((row_of.get(image, -1) for image in ids), np.int64, len(ids))
+
+
+def _distinct(ids: Sequence[str]) -> dict[str, int]:
+    """The row of each id."""
+    row_of = {image: row for row, image in enumerate(ids)}
+    if len(row_of) != len(ids):
+        twice = next(image for row, image in enumerate(ids) if row_of[image] != row)
+        raise EmbedderError(f"id {twice!r} has two embeddings, expected one; materialise the embeddings again")
+    return row_of
+
+
+def _checked(vectors: Floats, ids: Sequence[str] | None, what: str) -> Floats:
+    """`vectors` as float32 [n, D] with one row an id and finite values."""
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or (ids is not None and len(ids) != len(vectors)):
+        expected = "[n, D]" if ids is None else f"[{len(ids)}, D] for as many ids"
+        raise EmbedderError(
+            f"{what}: expected vectors {expected}, found the shape {list(vectors.shape)}; "
+            "materialise the embeddings again"
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        name = f"row {row}" if ids is None else f"id {ids[row]!r}"
+        raise EmbedderError(f"{what}, {name}: the embedding holds NaN or infinity; train or choose another embedder")
+    return vectors
+
+
+def _same_dimensions(vectors: Floats, expected: int) -> None:
+    if len(vectors) and vectors.shape[1] != expected:
+        raise EmbedderError(
+            f"vectors of {vectors.shape[1]} dimensions, expected {expected}; embed both sides with one embedder"
+        )

@@ -1,0 +1,79 @@
+"""What every source answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Literal, Protocol
+
+TableName = Literal[
+    "train",
+    "train_clean",
+    "train_attribution",
+    "train_label_to_category",
+    "train_label_to_hierarchical",
+    "index",
+    "index_image_to_landmark",
+    "test",
+    "recognition_solution",
+    "retrieval_solution",
+]
+
+Split = Literal["train", "index", "test"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of a shard, as the shard names it.
+
+    Attributes:
+        name: the entry's name, untrusted: never used as a path.
+        kind: `file`, `directory`, or what else a TAR can hold (`link`, `device`, …).
+        source_path: the file of the source that holds its bytes, relative to the source's root.
+        offset: where in that file its bytes begin.
+        size: its bytes.
+        data: the bytes themselves; None where they were not read (no file, or over the size limit).
+    """
+
+    name: str
+    kind: str
+    source_path: str
+    offset: int
+    size: int
+    data: bytes | None
+
+
+class Source(Protocol):
+    """A set of photographs in shards, with tables about them."""
+
+    url: str
+
+    def open_table(self, name: TableName) -> IO[bytes] | None:
+        """The CSV of that name; None where sources of this layout need not have it and this one has not.
+
+        Raises:
+            SourceError: it must be there and is not, or cannot be reached.
+        """
+
+    def table_url(self, name: TableName) -> str:
+        """Where that CSV lies, for messages."""
+
+    def table_digest(self, name: TableName) -> str:
+        """Identifies the content of that CSV; `absent` where there is none."""
+
+    def shards(self, split: Split) -> list[str]:
+        """The keys of a split's shards, sorted."""
+
+    def shard_digest(self, split: Split, shard: str, *, require_md5: bool) -> str:
+        """Identifies the content of a shard without reading it.
+
+        Raises:
+            SourceError: there is no such shard, or no MD5 of it is published and one is required.
+        """
+
+    def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
+        """The members of a shard in its order. Only when the last has been taken is the shard known to be whole.
+
+        Raises:
+            SourceError: the shard cannot be reached, is cut, or is not what its MD5 says.
+        """
