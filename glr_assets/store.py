@@ -6,31 +6,43 @@ What belongs here: paths, bytes and atomicity over fsspec. What the bytes mean b
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from glr_assets.errors import StoreError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
 READ_BLOCK = 8 * 2**20
+
+_S3_RETRIES = {"mode": "standard", "max_attempts": 3}
+"""Botocore's newer way of trying again: an endpoint that nobody listens at is named within seconds."""
 
 
 class Store:
     """A tree of files under `url` (a folder or any fsspec URL, with that file system's `options`)."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self.url = url.rstrip("/") or url
+        stripped = url.rstrip("/")
+        self.url = url if stripped.endswith(":") else stripped or url
         self.options = dict(options or {})
         try:
-            fs, root = fsspec.core.url_to_fs(self.url, **self.options)
+            fs, root = fsspec.core.url_to_fs(self.url, **_with_retries(self.url, self.options))
         except (ValueError, ImportError, TypeError) as error:
             raise StoreError(f"{url}: not a URL that can be opened: {error}") from error
         self.fs: fsspec.AbstractFileSystem = fs
@@ -44,7 +56,7 @@ class Store:
     def path(self, name: str) -> str:
         """The file system's own path of `name`; names that would leave the root are refused."""
         clean = posixpath.normpath(name)
-        if clean.startswith(("/", "..")) or "\\" in name:
+        if clean.startswith(("/", "..")) or "\\" in name or "\0" in name:
             raise StoreError(f"{name!r}: not a path inside the store {self.url}")
         return f"{self.root}/{clean}"
 
@@ -58,26 +70,25 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Bytes of the file `name`, or None where there is none."""
-        path = self.path(name)
-        self.fs.invalidate_cache(posixpath.dirname(path))
-        with self._explained("read", name):
-            try:
-                info = self.fs.info(path)
-            except FileNotFoundError:
-                return None
+        try:
+            info = self.info(name)
+        except FileNotFoundError:
+            return None
         return int(info["size"]) if info["type"] == "file" else None
 
     def info(self, name: str) -> dict[str, Any]:
-        """Fsspec's record of the file `name`: at least `size`, and `ETag` or `mtime` where known.
+        """Fsspec's record of the file `name`, looked up afresh: at least `size`, and `ETag` or `mtime` where known.
 
         Raises:
             FileNotFoundError: there is no such file.
         """
+        path = self.path(name)
+        self.fs.invalidate_cache(posixpath.dirname(path))
         with self._explained("read", name):
-            return dict(self.fs.info(self.path(name)))
+            return dict(self.fs.info(path))
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files straight under `folder`, sorted; empty where there is no such folder."""
+        """Names of the whole files straight under `folder`, sorted; empty where there is no such folder."""
         path = self.path(folder)
         self.fs.invalidate_cache(path)
         with self._explained("list", folder):
@@ -85,22 +96,21 @@ class Store:
                 found = self.fs.ls(path, detail=True)
             except FileNotFoundError:
                 return []
-        return sorted(posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file")
+        names = sorted(posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file")
+        return [name for name in names if not (name.startswith(".") and name.endswith(".part"))]
 
     def open(self, name: str) -> IO[bytes]:
         """The file `name` for reading, seekable, a block of it in memory.
 
         Raises:
             FileNotFoundError: there is no such file.
-            StoreError: it cannot be reached.
+            StoreError: it cannot be reached, now or when it is read.
         """
         with self._explained("read", name):
             if self.is_local:
                 return Path(self.path(name)).open("rb")
-            return cast(
-                IO[bytes],
-                self.fs.open(self.path(name), "rb", block_size=READ_BLOCK, cache_type="readahead"),
-            )
+            file = self.fs.open(self.path(name), "rb", block_size=READ_BLOCK, cache_type="readahead")
+        return io.BufferedReader(_RemoteFile(file, partial(self._explained, "read", name)))
 
     def read(self, name: str, offset: int | None = None, size: int | None = None) -> bytes:
         """All bytes of `name`, or the `size` bytes from `offset`.
@@ -109,10 +119,16 @@ class Store:
             FileNotFoundError: there is no such file.
             StoreError: it cannot be reached, or is shorter than offset + size.
         """
+        path = self.path(name)
         with self._explained("read", name):
             if offset is None or size is None:
-                return cast(bytes, self.fs.cat_file(self.path(name)))
-            data = cast(bytes, self.fs.cat_file(self.path(name), start=offset, end=offset + size))
+                return cast(bytes, self.fs.cat_file(path))
+            try:
+                data = cast(bytes, self.fs.cat_file(path, start=offset, end=offset + size))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                data = b""  # S3 refuses a range that begins beyond the end
         if len(data) != size:
             raise StoreError(
                 f"{self.full_url(name)}: expected {size} bytes at {offset}, found {len(data)}; "
@@ -122,50 +138,32 @@ class Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A file that takes its name when the block ends well, and leaves nothing when it does not."""
-        with self._explained("write", name):
-            if self.is_local:
-                with self._writing_local(Path(self.path(name))) as file:
-                    yield file
-                return
-            file = self.fs.open(self.path(name), "wb", autocommit=False)
-            try:
-                yield file
-                file.close()
-            except BaseException:
-                file.discard()
-                raise
-            file.commit()
-            self.fs.invalidate_cache(posixpath.dirname(self.path(name)))
+        """A file that takes its name when the block ends well, and leaves nothing when it does not.
 
-    @contextmanager
-    def _writing_local(self, target: Path) -> Iterator[IO[bytes]]:
-        """Write beside `target` under a fixed, locked name, then rename.
-
-        The name is fixed so that a rerun takes over what a killed run left; the lock keeps a second
-        writer of the same file waiting, and a dead writer's lock is gone with it.
+        Raises:
+            StoreError: it cannot be written; what the block itself raises passes as it is.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        while True:
-            file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                if os.fstat(file.fileno()).st_ino == part.stat().st_ino:
-                    break
-            except FileNotFoundError:
-                pass  # whoever held the lock has moved its file into place: start afresh
-            file.close()
-        with file:
-            file.truncate(0)
-            try:
+        explained = partial(self._explained, "write", name)
+        if self.is_local:
+            with _writing_local(Path(self.path(name)), explained) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-                part.replace(target)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+            return
+        path = self.path(name)
+        # Without a name the file is gone with its process; the upload then is one step of the file system,
+        # which a slow or failing block never holds half done.
+        with explained(), tempfile.TemporaryFile() as unnamed:
+            raw = _WrittenFile(os.dup(unnamed.fileno()), explained)
+        with io.BufferedRandom(raw) as file:
+            yield file
+            file.flush()
+            with explained():
+                if file.seek(0, os.SEEK_END) <= READ_BLOCK:
+                    file.seek(0)
+                    self.fs.pipe_file(path, file.read())
+                else:
+                    file.seek(0)
+                    self.fs.put_file(f"/dev/fd/{file.fileno()}", path)
+        self.fs.invalidate_cache(posixpath.dirname(path))
 
     def write(self, name: str, data: bytes) -> None:
         """Write `data` as the whole of `name`."""
@@ -192,8 +190,13 @@ class Store:
         """Turn what a file system raises into one line that names the file and the mend."""
         try:
             yield
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            if verb != "write":
+                raise
+            raise StoreError(
+                f"{self.full_url(name)}: cannot write: {_first_line(error)}; make the bucket or folder, "
+                "or set another GLR_STORE"
+            ) from error
         except PermissionError as error:
             raise StoreError(
                 f"{self.full_url(name)}: cannot {verb}: permission denied; "
@@ -202,10 +205,99 @@ class Store:
         except Exception as error:
             if not isinstance(error, (OSError, *_remote_errors())):
                 raise
-            raise StoreError(
-                f"{self.full_url(name)}: cannot {verb}: {_first_line(error)}; "
-                "check the URL, its options and the network"
-            ) from error
+            mend = (
+                "mend the folder or its disk, or set another GLR_STORE or GLR_SOURCE"
+                if self.is_local
+                else "check the URL, its options and the network"
+            )
+            raise StoreError(f"{self.full_url(name)}: cannot {verb}: {_first_line(error)}; {mend}") from error
+
+
+Explained = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
+    """Write beside `target` under a fixed, locked name, then rename.
+
+    The name is fixed so that a rerun takes over what a killed run left; the lock keeps a second
+    writer of the same file waiting, and a dead writer's lock is gone with it.
+    """
+    part = target.with_name(f".{target.name}.part")
+    with explained():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            raw = _WrittenFile(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), explained)
+            fcntl.flock(raw, fcntl.LOCK_EX)
+            try:
+                if os.fstat(raw.fileno()).st_ino == part.stat().st_ino:
+                    break
+            except FileNotFoundError:
+                pass  # whoever held the lock has moved its file into place: start afresh
+            raw.close()
+        raw.truncate(0)
+    with io.BufferedRandom(raw) as file:
+        try:
+            yield file
+            file.flush()
+            with explained():
+                os.fsync(file.fileno())
+                part.replace(target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+class _WrittenFile(io.FileIO):
+    """A file being written: what its disk refuses is explained, what its writer raises is left alone."""
+
+    def __init__(self, descriptor: int, explained: Explained) -> None:
+        super().__init__(descriptor, "r+")
+        self._explained = explained
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with self._explained():
+            return super().write(data)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file being read, with an explanation where reading breaks off."""
+
+    def __init__(self, file: IO[bytes], explained: Explained) -> None:
+        self._file = file
+        self._explained = explained
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        with self._explained():
+            data = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _with_retries(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as given, on S3 with how often botocore tries and how many parts are in memory at once."""
+    if not url.startswith(("s3://", "s3a://")):
+        return dict(options)
+    config = {"retries": _S3_RETRIES} | options.get("config_kwargs", {})
+    return {"max_concurrency": 4} | dict(options) | {"config_kwargs": config}
 
 
 def _first_line(error: BaseException) -> str:
@@ -213,8 +305,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _remote_errors() -> tuple[type[Exception], ...]:
-    """What botocore raises besides OSError (a missing endpoint, no credentials); none without it."""
-    import sys
-
-    exceptions = sys.modules.get("botocore.exceptions")
-    return () if exceptions is None else (exceptions.BotoCoreError, exceptions.ClientError)
+    """What clients of remote file systems raise besides OSError; none of a client that is not loaded."""
+    botocore, aiohttp = sys.modules.get("botocore.exceptions"), sys.modules.get("aiohttp")
+    return (
+        *(() if botocore is None else (botocore.BotoCoreError, botocore.ClientError)),
+        *(() if aiohttp is None else (aiohttp.ClientError,)),
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from glr_assets import errors
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDS, sync_shards
@@ -17,6 +18,7 @@ from glr_assets.errors import GlrError
 from glr_assets.settings import Settings
 
 #: The in-process runs report through `Progress`; Dagster's own console log would tear the progress bar.
+_MENDABLE = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -120,15 +122,19 @@ def _told(check: dg.AssetCheckEvaluation) -> str:
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """The innermost error of the first step that failed, in one line."""
+    """The error of the first step that failed, in one line."""
     for event in result.all_node_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
                 return data.user_failure_data.description
-            error = data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            if error is not None:
-                return " ".join(error.message.split())
+            chain = [data.error] if data.error is not None else []
+            while chain and chain[-1].cause is not None:
+                chain.append(chain[-1].cause)
+            # Ours is meant for the user, whatever caused it; of another chain the innermost says most.
+            ours = [error for error in chain if error.cls_name in _MENDABLE]
+            if chain:
+                error = ours[0] if ours else chain[-1]
+                message = " ".join(error.message.split())
+                return message.split(f"{error.cls_name}: ", 1)[-1] if ours else message
     return "the run failed without an event that says why; see its log in the Dagster UI"

@@ -37,7 +37,7 @@ class Platform(dg.ConfigurableResource):
         recipe = self.settings().load_recipe()
         if overrides is None:
             return recipe
-        given = {name: value for name, value in overrides.model_dump().items() if value is not None}
+        given = overrides.model_dump(exclude_none=True)
         seed = given.pop("seed", None)
         return recipe.overridden(given, seed)
 

@@ -74,11 +74,17 @@ def result_of(
     )
 
 
-def materialization(asset_key: dg.AssetKey, made: Made, table: Table | None, partition: str) -> dg.AssetMaterialization:
-    """The event of one partition of a run of several."""
+def materialization(
+    asset_key: dg.AssetKey,
+    made: Made,
+    table: Table | None,
+    partition: str,
+    tags: Mapping[str, str] | None = None,
+) -> dg.AssetMaterialization:
+    """The event of one partition of a run of several; its data version stands beside the other tags."""
     return dg.AssetMaterialization(
         asset_key,
         metadata=metadata_of(made, table),
         partition=partition,
-        tags={DATA_VERSION_TAG: made.receipt.digest},
+        tags=dict(tags or {}) | {DATA_VERSION_TAG: made.receipt.digest},
     )

@@ -72,4 +72,13 @@ def each_shard(
     yield dg.MaterializeResult() if several else result_of(next(iter(made.values())), table)
     if several:
         for key, done in made.items():
-            context.log_event(materialization(context.asset_key, done, table, key))
+            context.log_event(materialization(context.asset_key, done, table, key, _provenance(context, key)))
+
+
+def _provenance(context: dg.AssetExecutionContext, key: str) -> dict[str, str]:
+    """What Dagster noted of code and inputs with the run's result: without it nothing can become stale."""
+    latest = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[key]), limit=1
+    ).records
+    materialized = latest[0].asset_materialization if latest else None
+    return dict(materialized.tags or {}) if materialized is not None else {}

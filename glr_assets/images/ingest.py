@@ -114,7 +114,7 @@ def _stored(
         "seen": len(rows),
         **{status: statuses[status] for status in ("stored", "skipped", "failed")},
         "source_bytes": sum(row["source_size"] for row in rows),
-        "stored_bytes": sum(row["stored_size"] or 0 for row in rows),
+        "stored_bytes": sum(row.get("stored_size", 0) for row in rows),
     }
 
 

@@ -82,6 +82,9 @@ class Embedder(Section):
     torchscript: str | None = Field(
         None, description="path of a TorchScript embedder ([B,3,H,W] normalised RGB to [B,D]) used as it is"
     )
+    whitening: bool = Field(
+        True, description="centre and whiten a brought-in embedder, learnt on the training photographs"
+    )
     weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
     backbone: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-tiny"] = Field(
         "resnet-34", description="architecture, built with transformers"

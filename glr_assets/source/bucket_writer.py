@@ -97,9 +97,7 @@ def landmark_ids(names: Iterable[str], numbering: str, seed: int) -> dict[str, i
 def is_whole(store: Store, origin: Mapping[str, Any]) -> bool:
     """Whether `store` holds a finished bucket that was made with exactly `origin`."""
     return (
-        store.exists(layout.TABLE_PATHS["train"])
-        and store.exists(ORIGIN)
-        and store.read_json(ORIGIN) == dict(origin)
+        store.exists(layout.TABLE_PATHS["train"]) and store.exists(ORIGIN) and store.read_json(ORIGIN) == dict(origin)
     )
 
 
@@ -118,20 +116,15 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
             )
         return
     try:
-        found = sorted(
-            entry.rstrip("/").rpartition("/")[2] for entry in store.fs.ls(store.root, detail=False)
-        )
+        found = sorted(entry.rstrip("/").rpartition("/")[2] for entry in store.fs.ls(store.root, detail=False))
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise SourceError(
-            f"{store.url}: is a file, expected a folder for the bucket; choose another place"
-        ) from error
+        raise SourceError(f"{store.url}: is a file, expected a folder for the bucket; choose another place") from error
     found = [name for name in found if not name.startswith(".")]
     if found:
         raise SourceError(
-            f"{store.url}: not empty (it holds {found[0]}) and not a bucket written by glr; "
-            "choose an empty place"
+            f"{store.url}: not empty (it holds {found[0]}) and not a bucket written by glr; choose an empty place"
         )
 
 
@@ -175,13 +168,9 @@ def _check(photos: Sequence[Photo], landmarks: Mapping[str, Landmark], shards: M
     seen: set[str] = set()
     for photo in photos:
         if not _IMAGE_ID.fullmatch(photo.image_id):
-            raise SourceError(
-                f"image id {photo.image_id!r}: expected 16 lower-case hex digits; mend its maker"
-            )
+            raise SourceError(f"image id {photo.image_id!r}: expected 16 lower-case hex digits; mend its maker")
         if photo.image_id in seen:
-            raise SourceError(
-                f"image {photo.image_id}: stands twice in the bucket; give each photograph its own id"
-            )
+            raise SourceError(f"image {photo.image_id}: stands twice in the bucket; give each photograph its own id")
         seen.add(photo.image_id)
         if photo.landmark not in landmarks and (photo.landmark is not None or photo.split != "test"):
             raise SourceError(

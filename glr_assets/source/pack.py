@@ -177,9 +177,7 @@ def _landmark_photos(photos: Path, non_landmarks: Path | None, files: _Files) ->
         else:
             files.warn(f"{folder}: no photograph in it; left out")
     if not found:
-        raise SourceError(
-            f"{photos}: no photograph in its {len(folders)} folders; put some under <landmark>/"
-        )
+        raise SourceError(f"{photos}: no photograph in its {len(folders)} folders; put some under <landmark>/")
     return found
 
 
@@ -328,9 +326,7 @@ def _jpeg(path: Path, files: _Files) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be read ({error.strerror}); mend or move it, and pack again"
-        ) from error
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); mend or move it, and pack again") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and large images, which are no fault here

@@ -29,7 +29,7 @@ from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.receipts import Writer
 from glr_assets.recipes import Embedder
 from glr_assets.store import Store
-from glr_assets.training.model import EmbeddingNetwork, architecture
+from glr_assets.training.model import EmbeddingNetwork, architecture, quiet_transformers
 from glr_assets.training.photographs import Pixels, normalised, squares
 from glr_assets.training.whitening import within_class_whitening
 
@@ -178,7 +178,7 @@ def export(module: nn.Module, size: int) -> torch.jit.ScriptModule:
     module = module.to("cpu").eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, 3, size, size, generator=generator)
-    with _torchscript(), _names_counted_afresh(), torch.inference_mode(mode=False), torch.no_grad():
+    with quiet_transformers(), _torchscript(), _names_counted_afresh(), torch.no_grad():
         script = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         # Another batch size and shape than the traced one: nothing of it may be baked in.
         for shape in ((3, 3, size, size), (1, 3, size + 32, size)):
@@ -357,7 +357,7 @@ def config_of(
 ) -> EmbedderConfig:
     """The configuration of `module`, its dimensions found by running it once."""
     with torch.inference_mode():
-        output = module(torch.zeros(1, 3, recipe.image_size, recipe.image_size))
+        output = module.to("cpu")(torch.zeros(1, 3, recipe.image_size, recipe.image_size))
     return EmbedderConfig(
         origin=origin,
         recipe=recipe,
@@ -406,5 +406,5 @@ def _torchscript() -> Iterator[None]:
     """TorchScript is the format this platform exchanges embedders in; torch's hints to leave it are known."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
+        warnings.filterwarnings("ignore", message=".*trace might")
         yield

@@ -37,7 +37,7 @@ from glr_assets.training.photographs import (
     Pictures,
     TrainingSet,
     normalised,
-    seeded_hash,
+    derived_seed,
 )
 
 # Watching costs forward passes, so it is done about this often and on no more images than this.
@@ -197,7 +197,7 @@ class _Lesson(lightning.LightningModule):
         sizes = np.bincount(self.numbers, minlength=len(classes)).tolist()
         margins = class_margins(sizes, margin_size=recipe.margin_size, margin_base=recipe.margin_base)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded_hash("head", seed))
+            torch.manual_seed(derived_seed("head", seed))
             self.head = SubCentreArcFace(recipe.dimensions, margins, sub_centers=recipe.sub_centers, scale=recipe.scale)
 
     def train_dataloader(self) -> EpochBatches:
@@ -338,7 +338,7 @@ def _watched(training: TrainingSet, validation: TrainingSet | None) -> tuple[Tra
         return None
 
     def chosen(part: TrainingSet, most: int, per_landmark: int, of: set[int]) -> TrainingSet:
-        pairs = sorted(zip(part.ids, part.landmark_ids, strict=True), key=lambda p: (seeded_hash("watched", p[0]), p))
+        pairs = sorted(zip(part.ids, part.landmark_ids, strict=True), key=lambda p: (derived_seed("watched", p[0]), p))
         counts: dict[int, int] = {}
         kept = []
         for image_id, landmark in pairs:

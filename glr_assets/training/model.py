@@ -122,7 +122,7 @@ def initial(recipe: Embedder, seed: int) -> EmbeddingNetwork:
 
 
 def _random_backbone(name: str) -> ResNetModel:
-    with _quiet_transformers():
+    with quiet_transformers():
         return ResNetModel(ResNetConfig(**BACKBONES[name]))
 
 
@@ -139,7 +139,7 @@ def _pretrained(weights: str, name: str) -> ResNetModel:
         if folder.is_dir() and not (folder / "config.json").is_file():
             # transformers would take the defaults of its own for such a folder.
             raise FileNotFoundError("the folder has no config.json")
-        with _quiet_transformers():
+        with quiet_transformers():
             config = ResNetConfig.from_pretrained(weights)
             found = {key: getattr(config, key) for key in expected}
             fits = config.model_type == "resnet" and found == expected
@@ -166,7 +166,7 @@ def _pretrained(weights: str, name: str) -> ResNetModel:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars or notes of left-out classifier weights on the terminal."""
     from transformers.utils import logging
 

@@ -60,7 +60,7 @@ class TrainingSet:
         return len(self.ids)
 
 
-def seeded_hash(*parts: object) -> int:
+def derived_seed(*parts: object) -> int:
     """63 bits that depend on nothing but `parts`: the source of every choice that must not depend on order."""
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
@@ -82,9 +82,9 @@ def hold_out(ids: Sequence[str], landmark_ids: Sequence[int], share: float, seed
     held: set[str] = set()
     for landmark, members in classes.items():
         exact = share * len(members)
-        coin = seeded_hash("hold out landmark", seed, landmark) / 2**63
+        coin = derived_seed("hold out landmark", seed, landmark) / 2**63
         count = min(math.floor(exact) + (coin < exact % 1), len(members) - 1)
-        held.update(sorted(members, key=lambda i: seeded_hash("hold out", seed, i))[:count])
+        held.update(sorted(members, key=lambda i: derived_seed("hold out", seed, i))[:count])
     return [i for i in ids if i not in held], [i for i in ids if i in held]
 
 
@@ -297,7 +297,7 @@ class EpochBatches:
     ) -> None:
         self.size, self.workers, self.pictures = size, workers, pictures
         self.seed, self.epoch, self.augmentation = seed, epoch, augmentation
-        pairs = sorted(zip(ids, classes, strict=True), key=lambda p: (seeded_hash("order", seed, epoch, p[0]), p))
+        pairs = sorted(zip(ids, classes, strict=True), key=lambda p: (derived_seed("order", seed, epoch, p[0]), p))
         full = max(1, len(pairs) // batch_size)
         self.batches = [pairs[i * batch_size : (i + 1) * batch_size] for i in range(full)]
 
@@ -313,7 +313,7 @@ class EpochBatches:
             yield torch.from_numpy(pixels), torch.tensor([c for _, c in batch], dtype=torch.int64)
 
     def _varied(self, image_id: str) -> Pixels:
-        random = np.random.default_rng(seeded_hash("augment", self.seed, self.epoch, image_id))
+        random = np.random.default_rng(derived_seed("augment", self.seed, self.epoch, image_id))
         return augmented(self.pictures(image_id), self.size, random, self.augmentation)
 
 

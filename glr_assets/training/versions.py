@@ -125,14 +125,11 @@ def _build(
             "loss": history[-1].loss,
             "validation_top1": watched[-1] if watched else None,
         }
-    vectors = embed(
-        module,
-        (reader.read(image_id) for image_id in training.ids),
-        recipe.embedder.image_size,
-        device=recipe.execution.device,
-        precision=recipe.embedder.precision,
-    )
-    module = whitened(module.to("cpu"), vectors, training.landmark_ids)
+    if recipe.embedder.torchscript is not None and recipe.embedder.whitening:
+        # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
+        images = (reader.read(image_id) for image_id in training.ids)
+        vectors = embed(module, images, recipe.embedder.image_size, device=recipe.execution.device)
+        module = whitened(module.to("cpu"), vectors, training.landmark_ids)
     config = config_of(
         module,
         recipe.embedder,

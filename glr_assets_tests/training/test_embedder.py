@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from glr_assets.training.embedder import (
     load_embedder,
     load_network,
     save_embedder,
+    script_bytes,
     torch_device,
     whitened,
 )
@@ -91,9 +93,10 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         torch_device("cuda")
 
 
-def test_the_export_is_the_network_for_any_batch_and_shape() -> None:
+def test_the_export_is_the_network_for_any_batch_and_shape(capfd: pytest.CaptureFixture[str]) -> None:
     network = untrained(TINY, 3)
     script = export(network, 32)
+    assert capfd.readouterr() == ("", "")
     for shape in ((1, 3, 32, 32), (5, 3, 48, 64)):
         pixels = torch.randn(shape)
         with torch.inference_mode():
@@ -147,6 +150,12 @@ def test_what_is_kept_is_loaded_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(embed(network, images, 32, device="cpu"), expected)
 
 
+def test_a_script_tells_nothing_of_the_machine_it_was_traced_on() -> None:
+    data = script_bytes(export(untrained(TINY, 1), 32))
+    assert b"site-packages" not in data
+    assert str(Path(__file__).parents[2]).encode() not in data
+
+
 def test_the_same_embedder_leaves_the_same_bytes(tmp_path: Path) -> None:
     folders = [tmp_path / name / "models/embedder/v1" for name in ("a", "b")]
     for name in ("a", "b"):
@@ -172,7 +181,9 @@ def test_a_damaged_or_absent_file_is_named(tmp_path: Path, name: str) -> None:
 
 def script_of(module: nn.Module, folder: Path) -> str:
     path = folder / "brought.pt"
-    torch.jit.save(torch.jit.trace(module.eval(), torch.randn(2, 3, 32, 32)), str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(module.eval(), torch.randn(2, 3, 32, 32)), str(path))
     return str(path)
 
 

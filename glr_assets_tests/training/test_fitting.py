@@ -144,7 +144,7 @@ def test_history_tells_of_every_epoch(undisturbed: Fitted) -> None:
 
 
 def test_training_teaches_what_the_untrained_network_does_not_know() -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 24, "learning_rate": 5e-3, "margin_size": 0.1})
+    recipe = RECIPE.model_copy(update={"epochs": 60, "margin_size": 0.1})
     fitted = trained(recipe=recipe)
 
     def top1(network: torch.nn.Module) -> float:
@@ -153,11 +153,11 @@ def test_training_teaches_what_the_untrained_network_does_not_know() -> None:
         return float((nearest == VALIDATION.landmark_ids).mean())
 
     after, before = top1(fitted.network), top1(untrained(recipe, 3))
-    assert after >= 0.85
-    assert after > before
+    assert before <= 0.6
+    assert after >= 0.8
     watched = [r.validation_top1 for r in fitted.history]
     assert watched[-1] is not None
-    assert watched[-1] >= 0.85
+    assert watched[-1] >= 0.8
 
 
 def test_a_run_repeats_whatever_the_workers_memory_and_order(undisturbed: Fitted) -> None:

@@ -98,7 +98,7 @@ def _cars(rng: Rng, size: Size) -> Bytes:
 
 
 def _table_top(rng: Rng, size: Size) -> Bytes:
-    width, height = size
+    height = size[1]
     base = np.asarray(surroundings.pick(rng, surroundings.GROUNDS), np.float32)
     grain = cv2.resize(rng.uniform(0.85, 1.15, (height // 4, 6)).astype(np.float32), size)
     return np.clip(base * grain[:, :, None], 0, 255).astype(np.uint8)
@@ -146,7 +146,6 @@ def _sign(rng: Rng, size: Size) -> Bytes:
 
 
 def _flowers(rng: Rng, size: Size) -> Bytes:
-    width, height = size
     green = np.asarray(surroundings.pick(rng, surroundings.LEAVES), np.float32)
     mottled = cv2.resize(rng.uniform(0.5, 1.3, (40, 40)).astype(np.float32), size)
     picture = np.clip(green * mottled[:, :, None], 0, 255).astype(np.uint8)

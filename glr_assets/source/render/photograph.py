@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import cv2  # noqa: TID253 - the package `render` is imported only where pictures are rendered
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from glr_assets.source.render import surroundings
@@ -36,10 +39,16 @@ def landmark_model(family: str, variant: int) -> Model:
     return structure(family, variant, generator(0, "structure", family, variant))
 
 
+@cache
+def _site(family: str, variant: int) -> tuple[int, int]:
+    """The ground a landmark stands on."""
+    return surroundings.ground_kind(generator(0, "site", family, variant))
+
+
 def landmark_picture(seed: int, family: str, variant: int, number: int | str) -> Bytes:
     """The picture `number` of a landmark: RGB, uint8, height by width by 3."""
     rng = generator(seed, family, variant, number)
-    return photographed(rng, landmark_model(family, variant))
+    return photographed(rng, landmark_model(family, variant), _site(family, variant))
 
 
 def jpeg(rng: Rng, picture: Bytes) -> bytes:
@@ -57,7 +66,9 @@ def landmark_photo(seed: int, family: str, variant: int, number: int | str) -> b
 
 def weather(rng: Rng) -> tuple[Light, Colour, Colour, float]:
     """A light, the sky's colours above and at the horizon, and how much of it clouds cover."""
-    kind = rng.choice(["clear", "overcast", "golden", "dusk", "night", "backlit"], p=[0.34, 0.2, 0.14, 0.1, 0.1, 0.12])
+    kind = rng.choice(
+        ["clear", "overcast", "golden", "dusk", "night", "backlit"], p=[0.42, 0.26, 0.12, 0.08, 0.04, 0.08]
+    )
     side, rise = float(rng.uniform(-1.1, 1.1)), float(rng.uniform(0.25, 1.1))
     towards = np.array([np.sin(side), -np.cos(side), rise])
     if kind == "backlit":
@@ -79,7 +90,7 @@ def weather(rng: Rng) -> tuple[Light, Colour, Colour, float]:
         direction=(float(towards[0]), float(towards[1]), float(towards[2])),
         ambient=ambient,
         haze=sky_low,
-        haze_share=float(rng.choice([0.0, rng.uniform(0, 0.15), rng.uniform(0.2, 0.5)], p=[0.4, 0.4, 0.2])),
+        haze_share=float(rng.choice([0.0, rng.uniform(0, 0.15), rng.uniform(0.2, 0.45)], p=[0.45, 0.43, 0.12])),
         lit=int(lit * rng.uniform(0.6, 1.3)),
     )
     clouds = float(rng.uniform(0, 0.75)) if kind != "night" else float(rng.uniform(0, 0.25))
@@ -92,41 +103,45 @@ def _framed(rng: Rng, model: Model, yaw: float, size: tuple[int, int]) -> Camera
     points = turned(model.points, yaw)
     extent = float(np.ptp(points, axis=0).max())
     tall = float(points[:, 2].max())
-    distance = extent * float(rng.uniform(1.25, 3.2))
-    eye = tall * float(rng.choice([rng.uniform(0.03, 0.25), rng.uniform(0.25, 0.9)], p=[0.75, 0.25]))
+    distance = extent * float(rng.uniform(1.5, 2.6))
+    eye = tall * float(rng.choice([rng.uniform(0.05, 0.25), rng.uniform(0.25, 0.7)], p=[0.82, 0.18]))
     pitch = float(np.arctan2(0.45 * tall - eye, distance)) * float(rng.uniform(0.2, 1.0))
-    roll = float(np.clip(rng.normal(0, 0.035), -0.12, 0.12))
+    roll = float(np.clip(rng.normal(0, 0.025), -0.1, 0.1))
     unit = Camera(distance, eye, pitch, roll, 1.0, (0.0, 0.0))
     pixels, _ = unit.project(points)
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     share = float(
-        rng.choice([rng.uniform(0.45, 0.7), rng.uniform(0.7, 0.95), rng.uniform(0.95, 1.3)], p=[0.3, 0.5, 0.2])
+        rng.choice([rng.uniform(0.55, 0.76), rng.uniform(0.76, 1.0), rng.uniform(1.0, 1.15)], p=[0.12, 0.75, 0.13])
     )
     focal = share * min(width / (high[0] - low[0]), height / (high[1] - low[1]))
     middle = (low + high) / 2 * focal
-    across = width * (0.5 + float(rng.uniform(-0.14, 0.14)))
-    if share < 0.95:
-        foot = height * float(rng.uniform(max(0.78, share), 0.98))
+    across = width * (0.5 + float(rng.uniform(-0.07, 0.07)))
+    if share < 1.0:
+        foot = height * float(rng.uniform(max(0.82, share - 0.03), 0.98))
         centre_y = foot - high[1] * focal
     else:
         centre_y = height * 0.5 - middle[1] + height * float(rng.uniform(-0.1, 0.1))
     return Camera(distance, eye, pitch, roll, float(focal), (across - float(middle[0]), float(centre_y)))
 
 
-def photographed(rng: Rng, model: Model) -> Bytes:
-    """A picture of `model` from somewhere, in some weather, with something around and before it."""
+def photographed(rng: Rng, model: Model, site: tuple[int, int] | None = None) -> Bytes:
+    """A picture of `model` from somewhere, in some weather, with something around and before it.
+
+    The ground is of the kind `site`, or of any kind where that is None and at times (snow, mud) anyway.
+    """
     size = SIZES[int(rng.choice(len(SIZES), p=[0.2, 0.14, 0.16, 0.14, 0.1, 0.1, 0.06, 0.05, 0.05]))]
     light, top, low, clouds = weather(rng)
-    yaw = float(np.clip(rng.normal(0, 0.5), -1.2, 1.2))
+    yaw = float(np.clip(rng.normal(0, 0.3), -0.85, 0.85))
     camera = _framed(rng, model, yaw, size)
     picture = surroundings.sky(rng, size, top, low, clouds)
     if rng.random() < 0.5:
         surroundings.hills(rng, picture, camera, light)
-    surroundings.ground(rng, picture, camera, light, SCALE)
-    surroundings.neighbours(rng, picture, camera, light, SCALE, int(rng.integers(0, 7)))
+    kind = site if rng.random() < 0.75 else None
+    surroundings.ground(rng, picture, camera, light, SCALE, kind)
+    surroundings.neighbours(rng, picture, camera, light, SCALE, int(rng.integers(0, 4)))
     _shadow(picture, model, camera, light, yaw)
     draw(picture, model, camera, light, yaw)
-    surroundings.foreground(rng, picture, light)
+    surroundings.foreground(rng, picture, light, 0.45)
     return sensed(rng, picture)
 
 
@@ -142,7 +157,7 @@ def _shadow(picture: Bytes, model: Model, camera: Camera, light: Light, yaw: flo
     mask = np.zeros(picture.shape[:2], np.uint8)
     owner = model.solid[np.repeat(np.arange(len(model.faces)), np.diff(model.starts))]
     edges = np.searchsorted(owner, np.arange(len(model.nearer) + 1))
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         if stop - start > 2 and ahead[start:stop].all():
             hull = cv2.convexHull(np.clip(pixels[start:stop], -4000, 4000).astype(np.int32))
             cv2.fillConvexPoly(mask, hull, (255,))
@@ -152,7 +167,6 @@ def _shadow(picture: Bytes, model: Model, camera: Camera, light: Light, yaw: flo
 
 def sensed(rng: Rng, picture: Bytes) -> Bytes:
     """The scene as a lens and a sensor take it: precipitation, blur, exposure, colour cast, vignette, noise."""
-    picture = np.ascontiguousarray(picture)
     height, width = picture.shape[:2]
     weather = rng.random()
     if weather < 0.05:
@@ -163,28 +177,28 @@ def sensed(rng: Rng, picture: Bytes) -> Bytes:
     elif weather < 0.09:
         for x, y, r in rng.uniform(0, 1, (220, 3)):
             cv2.circle(picture, (round(x * width), round(y * height)), 1 + round(2 * r), (238, 240, 244), -1)
-    blur = float(rng.choice([0.55, 0.8, 1.3, 2.0], p=[0.45, 0.3, 0.17, 0.08]))
-    picture = cv2.GaussianBlur(picture, (0, 0), blur)
-    exposure, gamma = float(rng.uniform(0.7, 1.3)), float(rng.uniform(0.8, 1.25))
-    cast = np.array([rng.uniform(0.86, 1.14), 1.0, rng.uniform(0.86, 1.14)])
+    blur = float(rng.choice([0.55, 0.8, 1.3, 2.0], p=[0.5, 0.32, 0.13, 0.05]))
+    taken: NDArray[Any] = cv2.GaussianBlur(picture, (0, 0), blur)
+    exposure, gamma = float(rng.uniform(0.78, 1.25)), float(rng.uniform(0.85, 1.2))
+    cast = np.array([rng.uniform(0.92, 1.08), 1.0, rng.uniform(0.92, 1.08)])
     ramp = np.linspace(0, 1, 256)[:, None]
     table = np.clip(255 * (ramp * exposure * cast) ** gamma, 0, 255).astype(np.uint8)
-    picture = cv2.LUT(picture, table.reshape(1, 256, 3))
+    taken = cv2.LUT(taken, table.reshape(1, 256, 3))
     strength = float(rng.uniform(0, 0.35))
     across, down = np.linspace(-1, 1, width) ** 2, np.linspace(-1, 1, height) ** 2
     shade = (255 * (1 - strength * (down[:, None] + across[None, :]) / 2)).astype(np.uint8)
-    picture = cv2.multiply(picture, cv2.merge([shade, shade, shade]), scale=1 / 255)
+    taken = cv2.multiply(taken, cv2.merge([shade, shade, shade]), scale=1 / 255)
     grain = int(rng.choice([1, 3, 6], p=[0.5, 0.35, 0.15]))
     noise = rng.integers(0, 2 * grain + 1, (height, width), dtype=np.uint8)
-    picture = cv2.add(picture, cv2.merge([noise, noise, noise]))
-    picture = cv2.subtract(picture, (grain, grain, grain, 0))
+    taken = cv2.add(taken, cv2.merge([noise, noise, noise]))
+    taken = cv2.subtract(taken, np.full_like(taken, grain))
     if rng.random() < 0.03:
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        picture = cv2.merge([grey, grey, grey])
-    return np.asarray(picture, dtype=np.uint8)
+        grey = cv2.cvtColor(taken, cv2.COLOR_RGB2GRAY)
+        taken = cv2.merge([grey, grey, grey])
+    return np.asarray(taken, dtype=np.uint8)
 
 
 def unknown_structure(rng: Rng) -> Model:
     """A building of one of the families that is none of the landmarks."""
     family = sorted(BUILDERS)[int(rng.integers(0, len(BUILDERS)))]
-    return structure(family, int(rng.integers(100, 10_000)), rng)
+    return structure(family, int(rng.integers(0, 6)), rng, mixed=True)

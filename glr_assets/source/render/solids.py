@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,9 @@ def revolved(
     angles = turn + np.arange(sides + 1) * (2 * np.pi / sides)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     faces = []
-    for band, ((r0, z0), (r1, z1)) in enumerate(zip(profile, profile[1:], strict=False)):
+    for band, ((r0, z0), (r1, z1)) in enumerate(pairwise(profile)):
         colour = colours[band % len(colours)]
-        for a, b in zip(ring, ring[1:], strict=False):
+        for a, b in pairwise(ring):
             corners = [(x + r0 * a[0], y + r0 * a[1], z0), (x + r0 * b[0], y + r0 * b[1], z0)]
             if r1 > 0:
                 corners.append((x + r1 * b[0], y + r1 * b[1], z1))

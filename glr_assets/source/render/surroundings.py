@@ -60,6 +60,9 @@ def _cloudiness(rng: Rng, size: tuple[int, int]) -> NDArray[np.float32]:
     return np.clip((total - 0.2) / 0.6, 0, 1).astype(np.float32)
 
 
+PATTERNS = 3
+
+
 @cache
 def _paving(kind: int) -> Bytes:
     """Grey ground seen from above, 256 pixels square: slabs, grass or waves."""
@@ -78,14 +81,22 @@ def _paving(kind: int) -> Bytes:
     return np.clip(tile * 128, 0, 255).astype(np.uint8)
 
 
-def ground(rng: Rng, picture: Bytes, camera: Camera, light: Light, scale: float) -> None:
-    """Cover what lies below the horizon with ground of one kind, hazy far away; `scale` is the scene's size."""
+def ground_kind(rng: Rng) -> tuple[int, int]:
+    """Which colour and which pattern a ground has."""
+    return int(rng.integers(0, len(GROUNDS))), int(rng.integers(0, PATTERNS))
+
+
+def ground(
+    rng: Rng, picture: Bytes, camera: Camera, light: Light, scale: float, kind: tuple[int, int] | None = None
+) -> None:
+    """Cover what lies below the horizon with ground, hazy far away; `scale` is the scene's size."""
     height, width = picture.shape[:2]
     left, right = camera.horizon(width)
     if min(left, right) >= height:
         return
     factors = np.asarray(light.ambient) + np.asarray(light.sun) * max(light.direction[2], 0)
-    colour = np.asarray(pick(rng, GROUNDS)) * factors
+    colour_of, pattern = kind or ground_kind(rng)
+    colour = np.asarray(pick(rng, GROUNDS[colour_of : colour_of + 1])) * factors
     patch = scale * rng.uniform(0.6, 1.6)
     near = -camera.distance * 0.6
     square = np.array(
@@ -96,7 +107,7 @@ def ground(rng: Rng, picture: Bytes, camera: Camera, light: Light, scale: float)
     # Grain and fog are drawn at half the size: the ground is never what is looked at.
     half = (width // 2, height // 2)
     matrix = cv2.getPerspectiveTransform(corners, (pixels / 2).astype(np.float32))
-    tile = _paving(int(rng.integers(0, 3)))
+    tile = _paving(pattern)
     grain = cv2.warpPerspective(tile, matrix, half, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT).astype(
         np.float32
     )

@@ -1,0 +1,1 @@
+"""Assets materialised by Dagster on a temporary store."""

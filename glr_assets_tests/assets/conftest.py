@@ -1,0 +1,98 @@
+"""A platform on a temporary store, and an instance that knows the bucket's shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from glr_assets.defs.build import ASSET_CHECKS, ASSETS
+from glr_assets.defs.platform import Platform
+from glr_assets.defs.shards import sync_shards
+from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    return write_recipe(folder / "quick.toml", write_pooling_embedder(folder / "grid.pt"))
+
+
+@pytest.fixture
+def platform(bucket: str, tmp_path: Path, recipe_file: Path) -> Platform:
+    return Platform(source=bucket, store=str(tmp_path / "store"), recipe=str(recipe_file))
+
+
+@pytest.fixture
+def instance(platform: Platform) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        sync_shards(opened, platform.open_source())
+        yield opened
+
+
+class Runner:
+    """Materialises assets by name, over a range of shards, one shard or none."""
+
+    def __init__(self, platform: Platform, instance: dg.DagsterInstance) -> None:
+        self.platform, self.instance = platform, instance
+
+    def __call__(
+        self,
+        *names: str,
+        shard: str | None = None,
+        shards: tuple[str, str] | None = None,
+        config: dict[str, object] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        tags = {}
+        if shards is not None:
+            tags = {
+                "dagster/asset_partition_range_start": shards[0],
+                "dagster/asset_partition_range_end": shards[1],
+            }
+        ops = {name: {"config": config} for name in names} if config else {}
+        return dg.materialize(
+            [*ASSETS, *ASSET_CHECKS],
+            selection=dg.AssetSelection.assets(*names),
+            instance=self.instance,
+            resources={"platform": self.platform},
+            partition_key=shard,
+            tags=tags,
+            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+
+    def upstream_of_images(self) -> None:
+        names = (
+            "train_metadata",
+            "train_attribution",
+            "landmark_labels",
+            "competition_train",
+            "index_metadata",
+            "test_metadata",
+            "recognition_solution",
+            "retrieval_solution",
+            "class_counts",
+            "fill_plan",
+        )
+        assert self(*names).success
+
+    def images(self) -> None:
+        self.upstream_of_images()
+        for split in ("train", "index", "test"):
+            assert self(f"{split}_images", shards=self.range_of(split)).success
+
+    def curated(self) -> None:
+        self.images()
+        names = ("image_catalog", "deduped_manifest", "train_extra", "train_manifest", "image_ledger")
+        assert self(*names).success
+
+    def range_of(self, split: str) -> tuple[str, str]:
+        keys = self.instance.get_dynamic_partitions(f"{split}_shards")
+        return keys[0], keys[-1]
+
+
+@pytest.fixture
+def run(platform: Platform, instance: dg.DagsterInstance) -> Runner:
+    return Runner(platform, instance)

@@ -1,0 +1,142 @@
+"""Range runs and single partitions: what Dagster knows of each shard afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from glr_assets.defs.platform import Platform
+from glr_assets.defs.shards import SHARDS, sync_shards
+from glr_assets.receipts import find_receipt, need_receipt
+from glr_assets_tests.assets.conftest import Runner
+from glr_assets_tests.lineage import digests
+
+
+def latest(instance: dg.DagsterInstance, asset: str, shard: str) -> dg.AssetMaterialization:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[shard]), limit=1
+    ).records
+    found = records[0].asset_materialization
+    assert found is not None
+    return found
+
+
+def materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+
+def test_a_range_run_leaves_each_shard_its_own_figures_version_and_provenance(
+    run: Runner, platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    run.upstream_of_images()
+    assert run("train_images", shards=run.range_of("train")).success
+    store = platform.open_store()
+    shards = platform.open_source().shards("train")
+    assert materialized(instance, "train_images") == set(shards)
+    versions = set()
+    for shard in shards:
+        receipt = need_receipt(store, f"train_images/{shard}")
+        event = latest(instance, "train_images", shard)
+        assert event.metadata["seen"].value == receipt.summary["seen"]
+        assert event.metadata["dagster/row_count"].value == receipt.summary["seen"]
+        tags = dict(event.tags or {})
+        assert tags["dagster/data_version"] == receipt.digest
+        assert tags["dagster/code_version"]
+        assert any(tag.startswith("dagster/input_data_version/") for tag in tags)
+        versions.add(receipt.digest)
+    assert len(versions) == len(shards)
+
+
+def test_a_single_partition_leaves_the_same_bytes_as_a_range(run: Runner, platform: Platform, tmp_path: Path) -> None:
+    run.upstream_of_images()
+    assert run("train_images", shards=run.range_of("train")).success
+    by_range = digests(tmp_path / "store", "images")
+    shutil.rmtree(tmp_path / "store" / "images")
+    for shard in reversed(platform.open_source().shards("train")):
+        assert run("train_images", shard=shard).success
+    assert digests(tmp_path / "store", "images") == by_range
+
+
+def test_finished_shards_are_not_made_again(run: Runner, instance: dg.DagsterInstance) -> None:
+    run.upstream_of_images()
+    first, last = run.range_of("test")
+    assert run("test_images", shards=(first, last)).success
+    assert latest(instance, "test_images", first).metadata["done_before"].value is False
+    assert run("test_images", shards=(first, last)).success
+    assert latest(instance, "test_images", first).metadata["done_before"].value is True
+
+
+def test_one_bad_shard_fails_by_name_and_does_not_stop_the_others(
+    run: Runner, platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bucket"
+    shutil.copytree(str(platform.source), broken)
+    shards = platform.open_source().shards("test")
+    path = broken / "test" / f"images_{shards[1]}.tar"
+    path.write_bytes(path.read_bytes()[:-20_000])
+    platform = Platform(source=str(broken), store=platform.store, recipe=platform.recipe)
+    run = Runner(platform, instance)
+    assert run("test_metadata").success
+    result = run("test_images", shards=(shards[0], shards[-1]))
+    assert not result.success
+    failure = result.all_node_events[-1] if result.all_node_events[-1].is_step_failure else None
+    failure = failure or next(event for event in result.all_node_events if event.is_step_failure)
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None
+    assert f"1 of {len(shards)} shards failed" in str(told.description)
+    assert f"images_{shards[1]}.tar" in str(told.description)
+    assert materialized(instance, "test_images") == set(shards) - {shards[1]}
+    assert find_receipt(platform.open_store(), f"test_images/{shards[1]}") is None
+    assert not (tmp_path / "store" / "images" / "test" / f"{shards[1]}.tar").exists()
+
+
+def test_a_crash_in_the_middle_of_a_range_keeps_the_finished_shards(
+    run: Runner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glr_assets.images import ingest
+
+    run.upstream_of_images()
+    original, seen = ingest.ingest_shard, []
+
+    def crashing(*args: object, **more: object) -> object:
+        if len(seen) == 2:
+            raise MemoryError("out of memory")
+        seen.append(args[3])
+        return original(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingest, "ingest_shard", crashing)
+    assert not run("train_images", shards=run.range_of("train")).success
+    assert materialized(instance, "train_images") == set(seen)
+    assert len(seen) == 2
+
+
+def test_shards_are_registered_sorted_once_and_new_ones_later(platform: Platform) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        source = platform.open_source()
+        first = sync_shards(instance, source)
+        assert first["train"] == source.shards("train")
+        assert sync_shards(instance, source) == {split: [] for split in SHARDS}
+        assert list(instance.get_dynamic_partitions("train_shards")) == sorted(source.shards("train"))
+
+
+def test_embeddings_of_a_range_need_their_images(run: Runner) -> None:
+    run.curated()
+    assert run("embedder").success
+    assert run("train_embeddings", shards=run.range_of("train")).success
+    assert run("test_embeddings", shards=run.range_of("test")).success
+    assert run("non_landmark_embeddings", "faiss_index", "submission").success
+
+
+def test_a_value_of_the_launchpad_overrides_the_recipe_and_is_checked(run: Runner, platform: Platform) -> None:
+    run.curated()
+    store = platform.open_store()
+    assert run("deduped_manifest", config={"dedupe": {"keep": 20}}).success
+    assert need_receipt(store, "deduped_manifest").parameters["keep"] == 20
+    assert run("deduped_manifest").success
+    assert need_receipt(store, "deduped_manifest").parameters["keep"] == 25
+    refused = run("deduped_manifest", config={"dedupe": {"keep": 0}})
+    assert not refused.success
+    assert "[dedupe] keep" in str(refused.all_node_events)

@@ -1,0 +1,77 @@
+"""Quality of the whole lineage on real photographs, beside its controls, over several seeds.
+
+Packs the photographs afresh with each seed (another split each time), runs `glr demo` on the bucket and prints
+one row a seed as a Markdown table: run it with `make bench`, or
+`python -m glr_assets_tests.benchmarks.quality --photos FOLDER --non-landmarks FOLDER --seeds 1 2 3`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
+CONTROLS = ("untrained embedder", "dhash neighbours")
+GLR = str(Path(sys.executable).with_name("glr"))
+
+
+def one_seed(photos: Path, non_landmarks: Path | None, seed: int, recipe: str, work: Path) -> dict[str, float]:
+    """Scores and seconds of one seed: the seed of the split and of the recipe alike."""
+    bucket, store, report = work / f"bucket{seed}", work / f"store{seed}", work / f"report{seed}.json"
+    extra = ["--non-landmarks", str(non_landmarks)] if non_landmarks else []
+    subprocess.run(
+        [GLR, "pack", str(photos), str(bucket), "--seed", str(seed), *extra], check=True, capture_output=True
+    )
+    own = work / f"seed{seed}.toml"
+    own.write_text(f"base = {json.dumps(recipe)}\nseed = {seed}\n")
+    began = time.monotonic()
+    demo = [GLR, "demo", "--source", str(bucket), "--store", str(store), "--recipe", str(own), "--json", str(report)]
+    subprocess.run(demo, check=True, capture_output=True)
+    seconds = time.monotonic() - began
+    scores = json.loads(report.read_text())
+    row = {"GAP": scores["gap"], "top-1": scores["top1"], "mAP@100": scores["map100"]}
+    for control in CONTROLS:
+        row |= {f"GAP {control}": scores["controls"][control]["gap"]}
+        row |= {f"top-1 {control}": scores["controls"][control]["top1"]}
+    return row | {"training s": scores["seconds"]["embedder"], "demo s": seconds}
+
+
+def main() -> None:
+    """Print the table; exit 1 where a control is not beaten."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--photos", type=Path, default=SHARED / "landmarks")
+    parser.add_argument("--non-landmarks", type=Path, default=SHARED / "non_landmarks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--recipe", default="small")
+    arguments = parser.parse_args()
+    if not arguments.photos.is_dir():
+        sys.exit(f"error: {arguments.photos}: no such folder; give --photos FOLDER with one folder a landmark")
+    with tempfile.TemporaryDirectory(prefix="glr-quality-") as work:
+        rows = {}
+        for seed in arguments.seeds:
+            rows[str(seed)] = one_seed(arguments.photos, arguments.non_landmarks, seed, arguments.recipe, Path(work))
+            print(f"seed {seed}: {rows[str(seed)]}", file=sys.stderr, flush=True)
+    columns = list(next(iter(rows.values())))
+    rows["mean"] = {column: statistics.fmean(row[column] for row in rows.values()) for column in columns}
+    print("| seed | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for seed, row in rows.items():
+        print(
+            f"| {seed} | "
+            + " | ".join(f"{row[c]:.0f}" if c.endswith(" s") else f"{row[c]:.3f}" for c in columns)
+            + " |"
+        )
+    seeds = [row for seed, row in rows.items() if seed != "mean"]
+    beaten = all(row["GAP"] > row[f"GAP {control}"] for row in seeds for control in CONTROLS)
+    print("\nevery control beaten with every seed" if beaten else "\na control was not beaten")
+    sys.exit(not beaten)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The whole lineage by the command line: what it makes, that it repeats, and that it picks up where it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from glr_assets.evaluation.score import score_recognition, score_retrieval
+from glr_assets_tests.integration.conftest import Glr
+from glr_assets_tests.lineage import digests, write_pooling_embedder, write_recipe
+
+TREES = ("metadata", "manifests", "images", "embeddings", "index", "submissions", "reports")
+
+
+def test_a_bucket_becomes_a_scored_submission(glr: Glr, bucket: str, training: str, tmp_path: Path) -> None:
+    done = glr("demo", "--source", f"file://{bucket}", "--store", "store", "--recipe", training, "--json", "out.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    store = tmp_path / "store"
+    assert 0 <= report["gap"] <= 1
+    assert set(report["controls"]) == {"untrained embedder", "dhash neighbours"}
+    images = report["images"]
+    assert images["seen"] == images["stored"] + images["corrupt"]
+    assert images["train"] == images["deduped"] + images["extra"] == 24
+    assert report["seconds"].keys() >= {"train_metadata", "train_images", "embedder", "faiss_index", "evaluation"}
+    assert report["store"].endswith("/store")
+    truth = Path(bucket) / "ground_truth"
+    recognition = score_recognition(store / "submissions" / "submission.csv", truth / "recognition_solution_v2.1.csv")
+    retrieval = score_retrieval(
+        store / "submissions" / "retrieval_submission.csv", truth / "retrieval_solution_v2.1.csv"
+    )
+    assert report["gap"] == pytest.approx(recognition.gap)
+    assert report["top1"] == pytest.approx(recognition.top1)
+    assert report["map100"] == pytest.approx(retrieval.map100)
+    with (Path(bucket) / "metadata" / "test.csv").open() as file:
+        asked = [row["id"] for row in csv.DictReader(file)]
+    with (store / "submissions" / "submission.csv").open() as file:
+        assert sorted(row["id"] for row in csv.DictReader(file)) == sorted(asked)
+    for picture in ("class_counts.png", "fill_potential.png", "evaluation_scores.png", "evaluation_answers.jpg"):
+        assert (store / "reports" / picture).stat().st_size > 1000
+    (model,) = (store / "models" / "embedder").iterdir()
+    assert {"embedder.pt", "network.safetensors", "config.json", "curves.png"} <= {p.name for p in model.iterdir()}
+
+
+def test_the_same_bytes_for_one_worker_or_two_and_a_second_run_does_nothing(
+    glr: Glr, bucket: str, tmp_path: Path
+) -> None:
+    embedder = write_pooling_embedder(tmp_path / "grid.pt")
+    for workers in (1, 2):
+        recipe = write_recipe(tmp_path / f"w{workers}.toml", embedder, execution={"workers": workers})
+        done = glr("demo", "--source", bucket, "--store", f"store{workers}", "--recipe", str(recipe))
+        assert done.returncode == 0, done.stderr
+    first = digests(tmp_path / "store1", *TREES)
+    assert digests(tmp_path / "store2", *TREES) == first
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store1").rglob("*") if path.is_file()}
+    again = glr("demo", "--source", bucket, "--store", "store1", "--recipe", str(tmp_path / "w1.toml"))
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store1").rglob("*") if path.is_file()} == times
+
+
+def test_a_killed_demo_goes_on_and_ends_with_the_same_bytes(
+    glr: Glr, bucket: str, training: str, tmp_path: Path
+) -> None:
+    arguments = ("demo", "--source", bucket, "--recipe", training)
+    assert glr(*arguments, "--store", "undisturbed").returncode == 0
+    assert glr.killed(4.0, *arguments, "--store", "disturbed")
+    done = glr(*arguments, "--store", "disturbed")
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "disturbed") == digests(tmp_path / "undisturbed")
+
+
+def test_a_kaggle_folder_without_solutions_gives_a_submission_and_no_score(
+    glr: Glr, photos: Path, quick: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kaggle"
+    rows = []
+    landmarks = sorted(path for path in photos.iterdir() if path.is_dir())
+    for number, landmark in enumerate(landmarks):
+        for place, path in enumerate(sorted(landmark.glob("*.jpg"))):
+            image_id = f"{number}{place:x}{number:x}0000000000000"
+            split = "test" if place < 2 else "train"
+            target = folder / split / image_id[0] / image_id[1] / image_id[2] / f"{image_id}.jpg"
+            target.parent.mkdir(parents=True)
+            target.write_bytes(path.read_bytes())
+            rows.append((split, image_id, number))
+    (folder / "train.csv").write_text(
+        "id,landmark_id\n" + "".join(f"{i},{n}\n" for split, i, n in rows if split == "train")
+    )
+    (folder / "sample_submission.csv").write_text(
+        "id,landmarks\n" + "".join(f"{i},0 0.0\n" for split, i, n in rows if split == "test")
+    )
+    done = glr("demo", "--source", f"kaggle://{folder}", "--store", "store", "--recipe", quick, "--json", "out.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["gap"] is None
+    assert report["images"]["test"] == 2 * len(landmarks)
+    lines = (tmp_path / "store" / "submissions" / "submission.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * len(landmarks)
+
+
+@pytest.mark.slow
+def test_kills_at_five_random_moments_end_with_the_bytes_of_an_undisturbed_run(
+    glr: Glr, bucket: str, training: str, tmp_path: Path
+) -> None:
+    import random
+    import time
+
+    arguments = ("demo", "--source", bucket, "--recipe", training)
+    began = time.monotonic()
+    assert glr(*arguments, "--store", "undisturbed").returncode == 0
+    lasted = time.monotonic() - began
+    expected = digests(tmp_path / "undisturbed")
+    moments = random.Random(20_261_121)
+    for number in range(5):
+        store = f"disturbed{number}"
+        while not glr.killed(moments.uniform(0.15, 0.95) * lasted, *arguments, "--store", store):
+            pass
+        done = glr(*arguments, "--store", store)
+        assert done.returncode == 0, done.stderr
+        assert digests(tmp_path / store) == expected

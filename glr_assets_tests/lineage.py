@@ -1,0 +1,52 @@
+"""What tests of the whole lineage share: a small embedder to bring in, recipes that take seconds, file digests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+SIDE = 64
+
+
+def write_pooling_embedder(path: Path) -> Path:
+    """A TorchScript embedder without learnt weights: mean colours of an 8x8 grid, [B,3,H,W] to [B,192]."""
+    import torch
+
+    class Grid(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(pixels, 8).flatten(1)
+
+    torch.jit.save(torch.jit.script(Grid()), str(path))
+    return path
+
+
+def write_recipe(path: Path, embedder: Path | None = None, **tables: dict[str, object]) -> Path:
+    """A recipe on the base of `small`: with that embedder brought in, or training a tiny network for two epochs."""
+    if embedder is not None:
+        own: dict[str, object] = {"torchscript": str(embedder), "image_size": SIDE}
+    else:
+        own = {"backbone": "resnet-tiny", "image_size": SIDE, "dimensions": 32, "epochs": 2, "batch_size": 8}
+    sections = {"embedder": own} | tables
+    lines = ['base = "small"']
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def digests(root: Path, *folders: str) -> dict[str, str]:
+    """SHA-256 of every file below `root`, or below these folders of it, by relative path."""
+    roots = [root / folder for folder in folders] or [root]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in roots
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
