@@ -25,7 +25,7 @@ PUBLIC_BUCKET = "s3://google-landmark"
 class Settings(BaseSettings):
     """Where photographs come from, where everything is written, and by which recipe."""
 
-    model_config = SettingsConfigDict(env_prefix="GLR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="GLR_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     source: str | None = Field(None, description="root URL of the source bucket; unset: the embedded sample")
     source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the source")
@@ -36,7 +36,12 @@ class Settings(BaseSettings):
     @field_validator("source", "recipe", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _blank_is_default(cls, value: object) -> object:
+        return "./data" if isinstance(value, str) and not value.strip() else value
 
     @field_validator("source", "store")
     @classmethod

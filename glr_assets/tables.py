@@ -109,8 +109,10 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
         raise MissingInputError(
             f"{store.full_url(path)} is missing: materialise the asset that writes it first"
         ) from error
-    except pa.ArrowInvalid as error:
-        raise TableError(f"{store.full_url(path)}: not a Parquet table ({error}); materialise it again") from error
+    except (pa.ArrowInvalid, OSError) as error:  # Arrow says either of a damaged file
+        raise TableError(
+            f"{store.full_url(path)}: not a Parquet table ({' '.join(str(error).split())}); materialise it again"
+        ) from error
     wanted = set(columns) if columns is not None else {c.name for c in table.columns}
     absent = wanted - set(data.schema.names)
     if absent:

@@ -1,7 +1,9 @@
-"""Fixtures of every test: generated photographs, the bucket packed of them, an empty store."""
+"""What tests of every stage share: photographs, a bucket of them, an empty store and an S3 server on loopback."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +13,92 @@ from PIL import Image
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
 
+LANDMARKS = ("Alder Tower", "Bell Gate", "Corn Exchange", "Dial House")
+PHOTOS_EACH = 8
+NON_LANDMARKS = 8
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on the settings of the environment it is started in."""
+    for name in ("SOURCE", "SOURCE_OPTIONS", "STORE", "STORE_OPTIONS", "OPENIMAGES", "RECIPE"):
+        monkeypatch.delenv(f"GLR_{name}", raising=False)
+
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for landmark in range(4):
-        for number in range(8):
-            rng = np.random.default_rng([landmark, number])
-            coarse = rng.integers(0, 255, (6, 7, 3)).astype(np.uint8)
-            path = folder / f"landmark_{landmark}" / f"photo_{number}.jpg"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(coarse).resize((460 + 4 * number, 400), Image.Resampling.BICUBIC).save(path)
-    return folder
+    """A folder `<landmark>/<number>.jpg` of 4 x 8 photographs.
+
+    Those of a landmark have their large shapes and colours in common and differ in the rest.
+    """
+    root = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(LANDMARKS):
+        for photo in range(PHOTOS_EACH):
+            _save(root / name / f"{photo:02d}.jpg", shapes=number, photo=100 * number + photo)
+    return root
 
 
 @pytest.fixture(scope="session")
-def bucket(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("packed") / "bucket"
-    pack(photos, Store(str(folder)), warn=print)
-    return str(folder)
+def non_landmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 8 photographs that show no landmark."""
+    root = tmp_path_factory.mktemp("non_landmarks")
+    for number in range(NON_LANDMARKS):
+        _save(root / f"{number:02d}.jpg", shapes=1000 + number, photo=1000 + number)
+    return root
+
+
+def _save(path: Path, shapes: int, photo: int) -> None:
+    own = np.random.default_rng([1, photo])
+    size = (int(own.integers(420, 500)), int(own.integers(390, 420)))
+    common = _blurred(np.random.default_rng([0, shapes]), (5, 4), size)
+    pixels = 0.7 * common + 0.3 * _blurred(own, (9, 8), size) + own.normal(0, 4, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def _blurred(random: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    grid = Image.fromarray(random.integers(0, 256, (cells[1], cells[0], 3), dtype=np.uint8))
+    return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+@pytest.fixture(scope="session")
+def bucket(photos: Path, non_landmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The photographs as a GLDv2-shaped bucket in a folder; a test that changes anything works on a copy."""
+    target = tmp_path_factory.mktemp("packed") / "bucket"
+    warnings: list[str] = []
+    pack(photos, Store(str(target)), non_landmarks=non_landmarks, warn=warnings.append)
+    assert warnings == []
+    return str(target)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    """An empty store in a folder."""
     return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line a request in every failure
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_endpoint(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, with credentials in the environment that it accepts."""
+    s3_credentials(monkeypatch)
+    return s3_server
+
+
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials in the environment, as a user of S3 has them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.curation.diversity import hamming, most_diverse
+from glr_assets.curation.diversity import extreme_rows, hamming, most_diverse
 from glr_assets.curation.fates import asked, fates
 from glr_assets.curation.schemas import DEDUPED_MANIFEST, decision_counts
 from glr_assets.images.reader import ImageReader
@@ -99,11 +99,8 @@ def extreme_pairs(images: pa.Table, shown: int) -> tuple[list[Pair], list[Pair]]
     for rows in _classes(stored["landmark_id"].to_numpy(), np.arange(stored.num_rows)):
         if len(rows) < 2:
             continue
-        upper = np.triu_indices(len(rows), 1)
-        bits = hamming(hashes[rows], hashes[rows])[upper]
-        for found, place in ((closest, int(bits.argmin())), (farthest, int(bits.argmax()))):
-            left, right = (ids[rows[side[place]]] for side in upper)
-            found.append(Pair(left, right, int(bits[place])))
+        for found, pair in zip((closest, farthest), extreme_rows(hashes[rows]), strict=True):
+            found.append(Pair(ids[rows[pair.first]], ids[rows[pair.second]], pair.distance))
     closest.sort(key=lambda pair: (pair.distance, pair.first))
     farthest.sort(key=lambda pair: (-pair.distance, pair.first))
     return closest[:shown], farthest[:shown]

@@ -40,12 +40,13 @@ def fill(plan: pa.Table, stored_competition: pa.Table, threshold: int) -> pa.Tab
     sizes = np.diff(np.r_[starts, len(landmarks)])
     position = running - np.repeat(before, sizes)
     kept = stored & (present + position <= threshold)
-    roles = plan["role"].to_pylist()
+    used = {"extra": f"fills its class up to {threshold}", "reserve": "reserve in the place of a corrupt image"}
+    unused = {"extra": f"extra beyond {threshold} images of its class", "reserve": "reserve that was not needed"}
     words = [
-        (f"fills its class up to {threshold}" if role == "extra" else "reserve in the place of a corrupt image")
-        if is_kept
-        else ("reserve that was not needed" if is_stored else reason)
-        for role, is_kept, is_stored, reason in zip(roles, kept, stored, plan["reason"].to_pylist(), strict=True)
+        reason if not is_stored else (used if is_kept else unused)[role]
+        for role, is_kept, is_stored, reason in zip(
+            plan["role"].to_pylist(), kept, stored, plan["reason"].to_pylist(), strict=True
+        )
     ]
     decision = np.where(kept, "kept", np.where(stored, "dropped", "failed"))
     return pa.table(

@@ -40,7 +40,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
             context,
             IMAGE_INDEX,
             lambda shard: ingest.ingest_shard(
-                source, store, split, shard, selection, recipe.images, recipe.execution.workers
+                source, store, split, shard, selection, recipe.images, recipe.execution.threads
             ),
         )
 

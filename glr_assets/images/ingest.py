@@ -5,14 +5,13 @@ The stored TAR and its index take their names only after the last byte has passe
 
 from __future__ import annotations
 
-import os
 import tarfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import IO, Any, cast
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 from glr_assets.errors import SourceError
 from glr_assets.images.members import image_id, name_problem
@@ -61,7 +60,7 @@ def ingest_shard(
         shard: its key, `000`.
         selection: the listed and the wanted ids of the split.
         recipe: sizes, quality and limits.
-        workers: decoding threads, 0 for one a core; the result does not depend on it.
+        workers: decoding threads; the result does not depend on it.
 
     Raises:
         SourceError: the shard is missing, cut, or three times not what its MD5 says; nothing is written.
@@ -70,7 +69,7 @@ def ingest_shard(
     def build(writer: Writer) -> Summary:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _stored(source, writer, split, shard, selection, recipe, workers or os.cpu_count() or 1)
+                return _stored(source, writer, split, shard, selection, recipe, workers)
             except SourceError:
                 if attempt == ATTEMPTS:
                     raise
@@ -136,29 +135,26 @@ def _in_order(
 
 def _judged(member: Member, selection: Selection, recipe: Images, pool: ThreadPoolExecutor) -> _Pending:
     """Decide from name, kind and size; images that are wanted are handed to the pool."""
-
-    def settled(status: str, reason: str, known: str | None = None, landmark: int | None = None) -> _Pending:
-        bare = Member(member.name, member.kind, member.source_path, member.offset, member.size, None)
-        return _Pending(bare, known, landmark, status, reason, None)
-
-    if member.kind == "directory":
-        return settled("skipped", "a directory")
     problem = name_problem(member.name)
-    if problem:
-        return settled("failed", problem)
-    known = cast(str, image_id(member.name))
-    row = selection.row(known)
-    landmark = None if row is None else selection.landmark(row)
-    if row is None:
-        return settled("skipped", "unknown id: not in the split's table", known)
-    if not selection.wanted[row]:
-        return settled("skipped", "not wanted by the plan", known, landmark)
-    if member.kind != "file":
-        return settled("failed", f"not a file: {member.kind}", known, landmark)
-    if member.data is None:
-        reason = f"too large: {member.size} bytes, at most {recipe.max_member_bytes} are read"
-        return settled("failed", reason, known, landmark)
-    return _Pending(member, known, landmark, "wanted", "", pool.submit(downsize, member.data, recipe))
+    known = None if problem or member.kind == "directory" else image_id(member.name)
+    row = None if known is None else selection.row(known)
+    verdicts = (
+        (member.kind == "directory", "skipped", "a directory"),
+        (bool(problem), "failed", problem),
+        (row is None, "skipped", "unknown id: not in the split's table"),
+        (row is not None and not selection.wanted[row], "skipped", "not wanted by the plan"),
+        (member.kind != "file", "failed", f"not a file: {member.kind}"),
+        (member.data is None, "failed", f"too large: {member.size} bytes, at most {recipe.max_member_bytes} are read"),
+    )
+    status, reason = next(((status, reason) for holds, status, reason in verdicts if holds), ("wanted", ""))
+    return _Pending(
+        replace(member, data=None),
+        known,
+        None if row is None else selection.landmark(row),
+        status,
+        reason,
+        pool.submit(downsize, member.data, recipe) if status == "wanted" and member.data is not None else None,
+    )
 
 
 def _row(pending: _Pending, tar: _StoredTar, stored_ids: set[str]) -> dict[str, Any]:
@@ -169,8 +165,8 @@ def _row(pending: _Pending, tar: _StoredTar, stored_ids: set[str]) -> dict[str, 
         "landmark_id": pending.landmark_id,
         "status": pending.status,
         "reason": pending.reason,
-        "member": member.name.encode("utf-8", "replace").decode(),
-        "source_path": member.source_path,
+        "member": _writable(member.name),
+        "source_path": _writable(member.source_path),
         "source_offset": member.offset,
         "source_size": member.size,
     }
@@ -193,6 +189,11 @@ def _row(pending: _Pending, tar: _StoredTar, stored_ids: set[str]) -> dict[str, 
         "height": pixels.size[1],
         "dhash": pixels.dhash,
     }
+
+
+def _writable(name: str) -> str:
+    """A name whose bytes are not UTF-8, with those bytes spelled out: different names stay different."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class _StoredTar:

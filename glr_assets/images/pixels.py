@@ -119,7 +119,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     """RGB, transparent parts over white, 16-bit greys scaled to 8 bits."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+    if image.has_transparency_data:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
     return image.convert("RGB")

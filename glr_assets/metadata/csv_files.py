@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,32 +12,61 @@ from glr_assets.errors import TableError
 from glr_assets.source import Source, TableName
 from glr_assets.tables import repeated_keys
 
+LONGEST_ROW = 16 * 2**20
+"""Bytes; a row of train_clean.csv lists every image of a landmark, 17 bytes each."""
 
-def read_csv(source: Source, name: TableName, columns: Mapping[str, pa.DataType]) -> pa.Table | None:
+
+def read_csv(
+    source: Source, name: TableName, columns: Mapping[str, pa.DataType], optional: Collection[str] = ()
+) -> pa.Table | None:
     """The columns of a published CSV with their types; None where the source has no such table.
+
+    An `optional` column that the file lacks is absent in every row; no other value may be.
 
     Raises:
         TableError: it lacks a column, or holds a value of another type.
         SourceError: it must be there and is not.
     """
+    url = source.table_url(name)
     file = source.open_table(name)
     if file is None:
         return None
     with file:
         try:
-            return csv.read_csv(
+            data = csv.read_csv(
                 file,
+                read_options=csv.ReadOptions(block_size=LONGEST_ROW),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     column_types=dict(columns), include_columns=list(columns), strings_can_be_null=False
                 ),
             )
         except KeyError as error:
+            if optional:
+                needed = {column: kind for column, kind in columns.items() if column not in optional}
+                found = read_csv(source, name, needed)
+                return None if found is None else _with_absent(found, columns)
             raise TableError(
-                f"{source.table_url(name)}: lacks a column ({str(error).strip(chr(34))}); expected {', '.join(columns)}"
+                f"{url}: lacks a column ({str(error).strip(chr(34))}); expected {', '.join(columns)}; "
+                "mend the file at the source"
             ) from error
         except pa.ArrowInvalid as error:
-            raise TableError(f"{source.table_url(name)}: {error}; mend the file at the source") from error
+            raise TableError(f"{url}: {' '.join(str(error).split())}; mend the file at the source") from error
+    for column in data.schema.names:
+        if data[column].null_count:
+            row = pc.index(data[column].is_null(), True).as_py()
+            raise TableError(f"{url}: row {row + 1} has no {column}; mend the file at the source")
+    return data
+
+
+def _with_absent(data: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """`data` with those of `columns` that it lacks, without a value in any row."""
+    return pa.table(
+        {
+            column: data[column] if column in data.schema.names else pa.nulls(data.num_rows, kind)
+            for column, kind in columns.items()
+        }
+    )
 
 
 def one_row_per_key(data: pa.Table, key: str, url: str) -> tuple[pa.Table, int]:

@@ -34,20 +34,15 @@ def make_train_metadata(source: Source, store: Store) -> Made:
     """`train_metadata` from train.csv (a Kaggle folder's has no URLs)."""
 
     def build() -> tuple[pa.Table, Summary]:
-        try:
-            data = read_csv(source, "train", {"id": _STRING, "url": _STRING, "landmark_id": _INT})
-        except TableError:
-            data = _without_urls(source)
+        columns = {"id": _STRING, "url": _STRING, "landmark_id": _INT}
+        data = read_csv(source, "train", columns, optional=["url"])
         if data is None or not data.num_rows:
-            raise TableError(f"{source.table_url('train')}: no image in it; expected rows of id,url,landmark_id")
+            raise TableError(
+                f"{source.table_url('train')}: no image in it; expected rows of id,url,landmark_id; check GLR_SOURCE"
+            )
         return _deduplicated(data, source.table_url("train"))
 
     return _make(source, store, "train_metadata", TRAIN_METADATA, ("train",), build)
-
-
-def _without_urls(source: Source) -> pa.Table | None:
-    data = read_csv(source, "train", {"id": _STRING, "landmark_id": _INT})
-    return None if data is None else data.add_column(1, "url", pa.nulls(data.num_rows, _STRING))
 
 
 def make_train_attribution(source: Source, store: Store) -> Made:
@@ -162,7 +157,9 @@ def make_recognition_solution(source: Source, store: Store) -> Made:
         try:
             landmarks = words.cast(pa.list_(_INT))
         except pa.ArrowInvalid as error:
-            raise TableError(f"{url}: column landmarks: {error}; expected blank-separated landmark ids") from error
+            raise TableError(
+                f"{url}: column landmarks: {error}; expected blank-separated landmark ids; mend the file at the source"
+            ) from error
         table = pa.table({"id": data["id"], "landmark_ids": landmarks, "usage": _usages(data["Usage"], url)})
         return table, {"published": True, "repeated_rows": repeated}
 
@@ -191,7 +188,7 @@ def _usages(values: pa.ChunkedArray, url: str) -> pa.ChunkedArray:
     known = pc.is_in(values, pa.array(["Public", "Private", "Ignored"]))
     if not pc.all(known).as_py() and len(values):
         wrong = values.filter(pc.invert(known))[0].as_py()
-        raise TableError(f"{url}: Usage {wrong!r}; expected Public, Private or Ignored")
+        raise TableError(f"{url}: Usage {wrong!r}; expected Public, Private or Ignored; mend the file at the source")
     return values
 
 

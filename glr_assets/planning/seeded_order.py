@@ -8,9 +8,10 @@ import pyarrow as pa
 
 
 def seeded_hash(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each id [n], another for each seed and purpose (SipHash-2-4 keyed by both).
+    """A 64-bit hash of each id [n], another for each seed and purpose.
 
-    Sorting by it, and by id where two are equal, gives the order.
+    It is SipHash-2-4 keyed by both and mixed once more as SplitMix64 does, as pandas hashes strings. Sorting by it,
+    and by id where two are equal, gives the order.
     """
     from hashlib import blake2b
 

@@ -6,6 +6,7 @@ with `base = "small"` overrides some values of another recipe.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -30,8 +31,13 @@ class Section(BaseModel):
 class Execution(Section):
     """How to run, which never changes what comes out and so is no part of an asset's version."""
 
-    workers: int = Field(0, ge=0, le=256, description="decoding threads of an ingest; 0 = one a core")
+    workers: int = Field(0, ge=0, le=256, description="threads that decode images; 0 = one a core")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto = a GPU if any")
+
+    @property
+    def threads(self) -> int:
+        """`workers`, or one a core of this machine."""
+        return self.workers or os.cpu_count() or 1
 
 
 class Images(Section):
@@ -157,7 +163,8 @@ class Recipe(Section):
         """
         document = self.model_dump(mode="json")
         for section, values in overrides.items():
-            document[section] = document.get(section, {}) | dict(values)
+            known = document.get(section)
+            document[section] = (known if isinstance(known, dict) else {}) | dict(values)
         if seed is not None:
             document["seed"] = seed
         return _validated(document, f"overrides of recipe {self.name}")
@@ -195,7 +202,9 @@ def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if base is not None:
         if not isinstance(base, str):
             raise RecipeError(f"recipe {name_or_path}: base = {base!r}, expected a recipe's name or path")
-        merged = _document(base, (*seen, name_or_path))
+        # A base that is a file lies beside the recipe that names it, wherever a run's process starts.
+        at = base if base in NAMED_RECIPES else str((Path(name_or_path).parent / base).resolve())
+        merged = _document(at, (*seen, name_or_path))
     for key, value in document.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merged[key] | value if both_tables else value
@@ -217,7 +226,9 @@ def _in_words(error: Any) -> str:
         known = Recipe.model_fields if len(at) == 1 else _section_keys(at[0])
         return f"unknown key {key}; known are {', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+    if error["type"] == "value_error":
+        return f"[{at[0]}] {message}" if at else message
+    return f"{key} = {error['input']!r}: {message}"
 
 
 def _section_keys(section: str) -> list[str]:

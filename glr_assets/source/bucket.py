@@ -6,7 +6,8 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, cast
+from contextlib import contextmanager
+from typing import IO, Any, Self, cast
 
 from glr_assets.errors import SourceError, StoreError
 from glr_assets.source import layout
@@ -22,11 +23,9 @@ class BucketSource:
     """Reads a GLDv2-shaped bucket through fsspec (`s3://`, `file://`, …)."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        try:
+        with _as_source_error():
             self.files = Store(url, options)
             found = self.files.exists(layout.TABLE_PATHS["train"])
-        except StoreError as error:
-            raise SourceError(f"source {error}") from error
         self.url = self.files.url
         if not found:
             raise SourceError(
@@ -41,26 +40,32 @@ class BucketSource:
     def open_table(self, name: TableName) -> IO[bytes] | None:
         """The CSV of that name; None where it is optional and absent."""
         try:
-            return self.files.open(layout.TABLE_PATHS[name])
+            with _as_source_error():
+                return self.files.open(layout.TABLE_PATHS[name])
         except FileNotFoundError:
             if name in REQUIRED_TABLES:
-                raise SourceError(f"{self.table_url(name)} is missing: a GLDv2-shaped bucket must have it") from None
+                raise SourceError(
+                    f"{self.table_url(name)} is missing: a GLDv2-shaped bucket must have it; "
+                    "put it there, or check GLR_SOURCE"
+                ) from None
             return None
 
     def table_digest(self, name: TableName) -> str:
         """The server's ETag, or SHA-256 of the file where files have none."""
-        try:
-            info = self.files.info(layout.TABLE_PATHS[name])
-        except FileNotFoundError:
-            return "absent"
-        if "ETag" in info:
-            return f"{info['ETag']}:{info['size']}"
-        with self.files.open(layout.TABLE_PATHS[name]) as file:
-            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        with _as_source_error():
+            try:
+                info = self.files.info(layout.TABLE_PATHS[name])
+                if "ETag" in info:
+                    return f"{info['ETag']}:{info['size']}"
+                with self.files.open(layout.TABLE_PATHS[name]) as file:
+                    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+            except FileNotFoundError:
+                return "absent"
 
     def shards(self, split: Split) -> list[str]:
         """Keys of the TARs under the split's folder: `000` for `images_000.tar`."""
-        matches = (_SHARD_FILE.fullmatch(name) for name in self.files.names(split))
+        with _as_source_error():
+            matches = [_SHARD_FILE.fullmatch(name) for name in self.files.names(split)]
         return sorted(match.group(1) for match in matches if match)
 
     def shard_digest(self, split: Split, shard: str, *, require_md5: bool) -> str:
@@ -76,7 +81,9 @@ class BucketSource:
         published = self._published_md5(split, shard, require_md5=require_md5)
         self._shard_info(split, shard)
         path = layout.shard_path(split, shard)
-        with self.files.open(path) as raw:
+        with _as_source_error():
+            raw = self.files.open(path)
+        with raw:
             hashing = _Md5File(raw)
             try:
                 yield from _walk(hashing, path, max_member_bytes)
@@ -86,7 +93,7 @@ class BucketSource:
                     f"{self.files.full_url(path)}: not a whole TAR: {error}, at byte {hashing.bytes_read}; "
                     "the file is cut or damaged at the source or on its way"
                 ) from error
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 raise SourceError(
                     f"{self.files.full_url(path)}: reading broke off at byte {hashing.bytes_read}: {error}; "
                     "run it again"
@@ -101,18 +108,20 @@ class BucketSource:
     def _shard_info(self, split: Split, shard: str) -> dict[str, Any]:
         path = layout.shard_path(split, shard)
         try:
-            return self.files.info(path)
+            with _as_source_error():
+                return self.files.info(path)
         except FileNotFoundError:
             known = self.shards(split)
             raise SourceError(
                 f"{self.files.full_url(path)} is missing: the source has {len(known)} {split} shards"
-                + (f", {known[0]} to {known[-1]}" if known else "")
+                + (f", {known[0]} to {known[-1]}; choose one of these" if known else "; check GLR_SOURCE")
             ) from None
 
     def _published_md5(self, split: Split, shard: str, *, require_md5: bool) -> str | None:
         path = layout.md5_path(split, shard)
         try:
-            text = self.files.read(path).decode("ascii", errors="replace").split()
+            with _as_source_error():
+                text = self.files.read(path).decode("ascii", errors="replace").split()
         except FileNotFoundError:
             if require_md5:
                 raise SourceError(
@@ -122,7 +131,8 @@ class BucketSource:
             return None
         if not text or not _MD5.fullmatch(text[0].lower()):
             raise SourceError(
-                f"{self.files.full_url(path)}: expected `<md5>  images_{shard}.tar`, found {' '.join(text)[:60]!r}"
+                f"{self.files.full_url(path)}: expected `<md5>  images_{shard}.tar`, found {' '.join(text)[:60]!r}; "
+                "mend the file at the source"
             )
         return text[0].lower()
 
@@ -148,7 +158,7 @@ class _Md5File:
 
 
 def _walk(file: _Md5File, path: str, max_member_bytes: int) -> Iterator[Member]:
-    with tarfile.open(fileobj=cast(Any, file), mode="r|", bufsize=READ_BLOCK) as tar:
+    with tarfile.open(fileobj=cast(Any, file), mode="r|", bufsize=READ_BLOCK, tarinfo=_Header) as tar:
         for entry in tar:
             data = None
             if entry.isreg() and not entry.issparse() and entry.size <= max_member_bytes:
@@ -158,6 +168,28 @@ def _walk(file: _Md5File, path: str, max_member_bytes: int) -> Iterator[Member]:
                     raise tarfile.ReadError(f"{entry.name!r} has {len(data)} bytes, its header says {entry.size}")
             yield Member(entry.name, _kind(entry), path, entry.offset_data, entry.size, data)
             cast(Any, tar).members.clear()  # tarfile keeps every header it has seen
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header; only blocks of zeros end an archive, where tarfile also lets damage and a cut end it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(f"{error}, expected a member or the end mark") from error
+
+
+@contextmanager
+def _as_source_error() -> Iterator[None]:
+    """What keeps the bucket from being read is the source's fault, not the store's."""
+    try:
+        yield
+    except StoreError as error:
+        raise SourceError(f"source {error}") from error
 
 
 def _kind(entry: tarfile.TarInfo) -> str:

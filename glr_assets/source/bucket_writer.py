@@ -18,6 +18,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -107,6 +108,8 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
     Raises:
         SourceError: other files lie there, or a bucket made another way.
     """
+    if store.is_local and Path(store.root).is_file():
+        raise SourceError(f"{store.url}: is a file, expected a folder for the bucket; choose another place")
     if store.exists(ORIGIN):
         found = store.read_json(ORIGIN)
         if found != dict(origin):
@@ -119,8 +122,6 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
         found = sorted(entry.rstrip("/").rpartition("/")[2] for entry in store.fs.ls(store.root, detail=False))
     except FileNotFoundError:
         return
-    except NotADirectoryError as error:
-        raise SourceError(f"{store.url}: is a file, expected a folder for the bucket; choose another place") from error
     found = [name for name in found if not name.startswith(".")]
     if found:
         raise SourceError(

@@ -21,7 +21,8 @@ def embedded_sample(store: Store) -> BucketSource:
         write_sample(bucket, seed=SEED)
         return {}
 
-    if not bucket.exists(layout.TABLE_PATHS["train"]):
-        store.remove(receipt_path("sample"))
-    make(store, "sample", inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
+    with store.locked(FOLDER):  # the processes of a run all ask for it at once
+        if not bucket.exists(layout.TABLE_PATHS["train"]):
+            store.remove(receipt_path("sample"))
+        make(store, "sample", inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
     return BucketSource(bucket.url, bucket.options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -54,29 +55,47 @@ class KaggleSource:
 
     def shard_digest(self, split: Split, shard: str, *, require_md5: bool) -> str:
         """SHA-256 over names, sizes and times of the shard's files: the layout publishes no MD5."""
-        listing = [
-            (path.relative_to(self.folder).as_posix(), path.lstat().st_size, path.lstat().st_mtime_ns)
-            for path in self._entries(split, shard)
-        ]
+        listing = []
+        for path in self._entries(split, shard):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue  # gone since the folder was listed
+            listing.append((path.relative_to(self.folder).as_posix(), status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr(listing).encode()).hexdigest()
 
     def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
         """The files below the shard's folder, sorted by name; links are named, not followed."""
         for path in self._entries(split, shard):
             name = path.relative_to(self.folder).as_posix()
-            kind = "link" if path.is_symlink() else "file" if path.is_file() else "device"
-            size = path.lstat().st_size
-            data = None
-            if kind == "file" and size <= max_member_bytes:
-                try:
+            kind, size, data = "unreadable file", 0, None
+            try:
+                status = path.lstat()
+                size = status.st_size
+                if stat.S_ISREG(status.st_mode) and size <= max_member_bytes:
                     data = path.read_bytes()
-                except OSError:
-                    kind = "unreadable file"
+                    size = len(data)
+                kind = _kind(status.st_mode)
+            except OSError:
+                pass  # the kind says so
             yield Member(name, kind, name, 0, size, data)
 
     def _entries(self, split: Split, shard: str) -> list[Path]:
         root = self.folder / split / shard
         if not root.is_dir():
             raise SourceError(f"{root} is missing: the source has the {split} shards {', '.join(self.shards(split))}")
-        found = [Path(folder) / name for folder, _, names in os.walk(root, followlinks=False) for name in names]
+
+        def unlisted(error: OSError) -> None:
+            raise SourceError(f"{error.filename}: cannot be listed: {error.strerror}; mend it and run again") from error
+
+        found = []
+        for folder, folders, names in os.walk(root, onerror=unlisted, followlinks=False):
+            entries = [Path(folder) / name for name in (*folders, *names)]
+            found += [path for path in entries if path.is_symlink() or not path.is_dir()]
         return sorted(found)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "file"
+    return "link" if stat.S_ISLNK(mode) else "device"

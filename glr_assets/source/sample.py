@@ -176,7 +176,7 @@ def _landmark_photos(seed: int, landmark: SampleLandmark) -> Iterator[Photo]:
             name = f"{number:03d}"
             read = partial(_rendered, seed, landmark, f"{split}{number}")
             if split == "train" and 0 < number <= duplicates:
-                # The one before the originals that follow: both may end in the competition set.
+                # Originals are the last ones, duplicates the first after number 0: no image is both.
                 original = landmark.train - number
                 read = partial(_taken_again, seed, landmark, original, number)
             elif split == "train" and landmark.variant == 0 and number == landmark.train - 1:
@@ -255,7 +255,7 @@ def _defects(seed: int, landmark: SampleLandmark) -> list[Photo]:
 
 
 def _non_landmark_photos(seed: int, count: int) -> list[Photo]:
-    """Pictures without landmark; the ignored ones are every kind's share of the whole."""
+    """Pictures without landmark, a share of them, drawn from the seed, never scored."""
     order = sorted(range(count), key=lambda number: drawn(seed, "ignored", number))
     ignored = frozenset(order[: math.ceil(count * IGNORED_NON_LANDMARKS)])
     return [

@@ -176,7 +176,7 @@ def _fitted(
             recipe.embedder,
             seed=recipe.seed,
             device=recipe.execution.device,
-            workers=recipe.execution.workers,
+            workers=recipe.execution.threads,
             keeper=StoredCheckpoint(store, f"{folder}/{CHECKPOINT_NAME}", Path(scratch)),
             progress=progress,
             data_version=digest_of(inputs),
@@ -240,7 +240,7 @@ def open_embedder(store: Store, execution: Execution) -> Callable[[Iterable[byte
         images,
         loaded.config.image_size,
         device=execution.device,
-        workers=execution.workers,
+        workers=execution.threads,
         precision=recipe.precision,
     )
 
@@ -256,6 +256,6 @@ def open_untrained(recipe: Recipe) -> Callable[[Iterable[bytes]], npt.NDArray[np
         images,
         recipe.embedder.image_size,
         device=recipe.execution.device,
-        workers=recipe.execution.workers,
+        workers=recipe.execution.threads,
         precision=recipe.embedder.precision,
     )

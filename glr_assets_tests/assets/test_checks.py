@@ -74,7 +74,7 @@ def test_images_that_failed_warn(curated: Platform) -> None:
     rewrite(
         curated,
         IMAGE_CATALOG,
-        lambda data: with_column(data, "status", pa.array(["failed"] + data["status"].to_pylist()[1:])),
+        lambda data: with_column(data, "status", pa.array(["failed", *data["status"].to_pylist()[1:]])),
     )
     result = evaluated(BY_NAME["no_image_failed"], curated)
     assert not result.passed

@@ -50,14 +50,22 @@ def test_a_range_run_leaves_each_shard_its_own_figures_version_and_provenance(
     assert len(versions) == len(shards)
 
 
-def test_a_single_partition_leaves_the_same_bytes_as_a_range(run: Runner, platform: Platform, tmp_path: Path) -> None:
-    run.upstream_of_images()
-    assert run("train_images", shards=run.range_of("train")).success
-    by_range = digests(tmp_path / "store", "images")
-    shutil.rmtree(tmp_path / "store" / "images")
-    for shard in reversed(platform.open_source().shards("train")):
-        assert run("train_images", shard=shard).success
-    assert digests(tmp_path / "store", "images") == by_range
+def test_shards_one_by_one_in_another_order_leave_the_same_bytes_as_a_range(
+    run: Runner, platform: Platform, tmp_path: Path
+) -> None:
+    curated = ("image_catalog", "deduped_manifest", "train_extra", "train_manifest", "image_ledger")
+    trees = ("images", "metadata", "manifests", "receipts")
+    run.curated()
+    by_range = digests(tmp_path / "store", *trees)
+    for tree in ("images", "receipts/train_images", "receipts/index_images", "receipts/test_images"):
+        shutil.rmtree(tmp_path / "store" / tree)
+    for split in ("test", "train", "index"):
+        for shard in reversed(platform.open_source().shards(split)):
+            assert run(f"{split}_images", shard=shard).success
+    for name in curated:
+        (tmp_path / "store" / "receipts" / f"{name}.json").unlink()
+    assert run(*curated).success
+    assert digests(tmp_path / "store", *trees) == by_range
 
 
 def test_finished_shards_are_not_made_again(run: Runner, instance: dg.DagsterInstance) -> None:

@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imagehash  # noqa: TID253 - the independent hash
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile, ImageOps
+
+from glr_assets.images import pixels
+from glr_assets.images.pixels import Refused, StoredImage, downsize
+from glr_assets.recipes import Images
+from glr_assets_tests.images.handmade import picture
+
+FULL = Images()
+SMALL = Images(min_side=32)
+pytestmark = [  # what Pillow warns of in damaged files: pytest puts its own filters over the module's
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
+Encoded = Callable[[bytes, Images], npt.NDArray[np.int16]]
+
+
+def stored(data: bytes, recipe: Images = FULL) -> StoredImage:
+    found = downsize(data, recipe)
+    assert isinstance(found, StoredImage), found
+    return found
+
+
+def refused(data: bytes, recipe: Images = FULL) -> str:
+    found = downsize(data, recipe)
+    assert isinstance(found, Refused), found
+    return found.reason
+
+
+def decoded(data: bytes) -> npt.NDArray[np.int16]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB")).astype(np.int16)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def before_encoding(monkeypatch: pytest.MonkeyPatch) -> Encoded:
+    """Stores an image and gives the pixels that were handed to the encoder."""
+    seen: list[Image.Image] = []
+    hash_of = pixels.dhash
+    monkeypatch.setattr(pixels, "dhash", lambda image: seen.append(image) or hash_of(image))
+
+    def pixels_of(data: bytes, recipe: Images) -> npt.NDArray[np.int16]:
+        stored(data, recipe)
+        return np.asarray(seen[-1]).astype(np.int16)
+
+    return pixels_of
+
+
+def some_photographs(folder: Path) -> list[Path]:
+    """About thirty photographs of every kind of folder."""
+    return [
+        path
+        for kind, every in (("landmarks", 40), ("gldv2", 20), ("non_landmarks", 30))
+        for path in sorted((folder / kind).rglob("*.jp*g"))[::every]
+    ]
+
+
+def lanczos3(image: npt.NDArray[np.float64], size: int, axis: int) -> npt.NDArray[np.float64]:
+    """Lanczos with a = 3, stretched by the scale when shrinking, along one axis (the definition, in floats)."""
+    length = image.shape[axis]
+    scale = max(length / size, 1.0)
+    centres = (np.arange(size) + 0.5) * length / size
+    x = (np.arange(length)[None, :] + 0.5 - centres[:, None]) / scale
+    weights = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.moveaxis(np.tensordot(weights, image, (1, axis)), 0, axis)
+
+
+def test_photographs_keep_their_shape_and_hash_as_imagehash_does(shared_photos: Path) -> None:
+    for path in some_photographs(shared_photos):
+        found = stored(path.read_bytes())
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        width, height = upright.size
+        assert found.source_size == (width, height), path
+        smaller = min(width, height)
+        assert min(found.size) == min(384, smaller), path
+        scale = min(found.size) / smaller
+        assert abs(found.size[0] - width * scale) <= 1, path
+        assert abs(found.size[1] - height * scale) <= 1, path
+        assert decoded(found.jpeg).shape == (found.size[1], found.size[0], 3), path
+        if scale < 1:
+            upright = upright.resize(found.size, Image.Resampling.LANCZOS)
+        assert found.dhash == int(str(imagehash.dhash(upright)), 16), path
+
+
+def test_photographs_are_shrunk_as_lanczos_is_defined(shared_photos: Path, before_encoding: Encoded) -> None:
+    large = [path for path in some_photographs(shared_photos) if min(Image.open(path).size) > 384][:4]
+    assert len(large) == 4
+    for path in large:
+        found = before_encoding(path.read_bytes(), FULL)
+        height, width, _ = found.shape
+        source = decoded(path.read_bytes()).astype(np.float64)
+        # Pillow rounds to 8 bits between the two passes, so this agrees to rounding and not to the bit.
+        expected = np.clip(lanczos3(lanczos3(source, width, 1), height, 0), 0, 255)
+        psnr = 10 * np.log10(255**2 / np.mean((found - expected) ** 2))
+        assert psnr >= 40, (path, psnr)
+
+
+def test_stored_jpegs_look_like_the_pixels_before_encoding(shared_photos: Path, before_encoding: Encoded) -> None:
+    for path in some_photographs(shared_photos)[::6]:
+        recipe = Images(min_side=256)
+        before = before_encoding(path.read_bytes(), recipe)
+        after = decoded(stored(path.read_bytes(), recipe).jpeg)
+        assert 10 * np.log10(255**2 / np.mean((before - after) ** 2)) > 27, path
+
+
+def test_shrinking_does_not_alias(before_encoding: Encoded) -> None:
+    board = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    found = before_encoding(encoded(Image.fromarray(board), "PNG"), Images(min_side=128))
+    assert np.abs(found[8:-8, 8:-8] - 127.5).max() < 3  # a filter of fixed support leaves 0 or 255
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}], ids=["plain", "progressive", "low"])
+def test_a_small_jpeg_is_kept_byte_for_byte(mode: str, options: dict[str, object]) -> None:
+    for size in ((50, 30), (384, 400), (2, 1), (384, 384)):
+        data = encoded(Image.open(io.BytesIO(picture(1, size))).convert(mode), "JPEG", **options)
+        found = stored(data)
+        assert found.jpeg == data
+        assert found.size == found.source_size == size
+        assert found.dhash == int(str(imagehash.dhash(Image.open(io.BytesIO(data)))), 16)
+
+
+def test_a_jpeg_one_pixel_too_large_is_shrunk_to_the_side() -> None:
+    found = stored(picture(1, (385, 770)))
+    assert found.size == (384, 768)
+    assert found.source_size == (385, 770)
+    assert found.source_format == "JPEG"
+
+
+def as_seen(upright: Image.Image, orientation: int) -> Image.Image:
+    """How a camera writes `upright` when it tells this orientation (EXIF 2.3, 4.6.4.A: where row 0, column 0 are)."""
+    a = np.asarray(upright)
+    swapped = a.swapaxes(0, 1)
+    written = {
+        1: a,  # top, left
+        2: a[:, ::-1],  # top, right
+        3: a[::-1, ::-1],  # bottom, right
+        4: a[::-1],  # bottom, left
+        5: swapped,  # left, top
+        6: swapped[::-1],  # right, top
+        7: swapped[::-1, ::-1],  # right, bottom
+        8: swapped[:, ::-1],  # left, bottom
+    }[orientation]
+    return Image.fromarray(np.ascontiguousarray(written))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_an_image_is_turned_upright(orientation: int, kind: str, before_encoding: Encoded) -> None:
+    upright = Image.open(io.BytesIO(picture(3, (64, 48))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encoded(as_seen(upright, orientation), kind, exif=exif, **lossless)
+    found = before_encoding(data, SMALL.model_copy(update={"min_side": 384}))
+    assert found.shape == (48, 64, 3)
+    assert np.abs(found - np.asarray(upright)).max() <= (0 if kind != "JPEG" else 6)
+    if kind == "JPEG":
+        assert (stored(data).jpeg == data) == (orientation == 1)
+    kept = stored(data)
+    assert kept.source_size == kept.size == (64, 48)
+
+
+def test_photographs_of_every_orientation_end_up_alike(shared_photos: Path) -> None:
+    folder = shared_photos / "nasty" / "exif_orientation"
+    found = {number: stored((folder / f"Landscape_{number}.jpg").read_bytes()) for number in range(9)}
+    assert {image.size for image in found.values()} == {found[1].size}
+    small = {number: np.asarray(Image.open(io.BytesIO(image.jpeg)).resize((64, 48))) for number, image in found.items()}
+    for number, image in small.items():
+        # The file tells its number in the picture; the rest is the same photograph.
+        assert np.median(np.abs(image.astype(int) - small[1].astype(int))) <= 4, number
+        assert (found[number].dhash ^ found[1].dhash).bit_count() <= 6, number
+    for turned in (small[1][::-1], small[1][:, ::-1], small[1][::-1, ::-1]):
+        assert np.median(np.abs(turned.astype(int) - small[1].astype(int))) > 10
+
+
+def test_a_damaged_exif_block_does_not_cost_the_photograph() -> None:
+    # With a resolution in its JFIF header, Pillow does not look at EXIF while it opens the file.
+    whole = encoded(Image.open(io.BytesIO(picture(4))), "JPEG", dpi=(72, 72))
+    block = b"Exif\0\0MM\x13*\0\0\0\x08" + bytes(20)
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    jfif = whole.index(b"\xff\xe0")
+    end = jfif + 2 + int.from_bytes(whole[jfif + 2 : jfif + 4], "big")
+    data = whole[:end] + segment + whole[end:]
+    with pytest.raises(SyntaxError, match="not a TIFF file"):
+        Image.open(io.BytesIO(data)).getexif()
+    assert np.array_equal(decoded(stored(data, SMALL).jpeg), decoded(stored(whole, SMALL).jpeg))
+    assert stored(data).jpeg == data
+
+
+def test_grey_and_cmyk_become_their_colours() -> None:
+    upright = Image.open(io.BytesIO(picture(5, (64, 48))))
+    grey = decoded(stored(encoded(upright.convert("L"), "PNG")).jpeg)
+    assert np.ptp(grey, axis=2).max() <= 2
+    assert np.abs(grey[..., 0] - np.asarray(upright.convert("L")).astype(int)).mean() < 4
+    data = encoded(upright.convert("CMYK"), "JPEG", quality=95)
+    cmyk = stored(data)
+    assert cmyk.jpeg != data
+    assert Image.open(io.BytesIO(cmyk.jpeg)).mode == "RGB"
+    assert np.abs(decoded(cmyk.jpeg) - np.asarray(upright)).mean() < 5
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P in GIF", "P in PNG", "RGB key", "L key"])
+def test_what_is_transparent_lies_over_white(kind: str, before_encoding: Encoded) -> None:
+    """A black image, its left half transparent."""
+    clear = np.zeros((40, 60, 4), np.uint8)
+    clear[:, 30:, 3] = 255
+    image = Image.fromarray(clear)
+    if kind in {"LA", "RGBA"}:
+        data = encoded(image.convert(kind), "PNG")
+    elif kind in {"P in GIF", "P in PNG"}:
+        flat = Image.new("P", (60, 40), 0)
+        flat.putpalette([255, 0, 0, 0, 0, 0])
+        flat.paste(1, (30, 0, 60, 40))
+        data = encoded(flat, kind[-3:], transparency=0)
+    elif kind == "RGB key":
+        flat = Image.new("RGB", (60, 40), (10, 20, 30))
+        flat.paste(0, (30, 0, 60, 40))
+        data = encoded(flat, "PNG", transparency=(10, 20, 30))
+    else:
+        flat = Image.new("L", (60, 40), 77)
+        flat.paste(0, (30, 0, 60, 40))
+        data = encoded(flat, "PNG", transparency=77)
+    found = before_encoding(data, FULL)
+    assert (found[:, :30] == 255).all()
+    assert (found[:, 30:] == 0).all()
+
+
+def test_half_transparent_red_over_white_is_pink(before_encoding: Encoded) -> None:
+    data = encoded(Image.new("RGBA", (40, 40), (255, 0, 0, 128)), "PNG")
+    assert np.abs(before_encoding(data, FULL) - [255, 127, 127]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF big-endian", "PPM"])
+def test_a_16_bit_grey_is_scaled_and_not_blown_out(kind: str, before_encoding: Encoded) -> None:
+    ramp = np.linspace(0, 65535, 60).astype(np.uint16)[None, :].repeat(40, axis=0)
+    if kind == "PPM":
+        data = b"P5 60 40 65535\n" + ramp.astype(">u2").tobytes()
+    elif kind == "TIFF big-endian":
+        data = big_endian_tiff(ramp)
+    else:
+        data = encoded(Image.fromarray(ramp), kind)
+    found = before_encoding(data, FULL)
+    assert np.abs(found - (ramp // 256)[..., None].astype(int)).max() <= 1
+
+
+def big_endian_tiff(ramp: npt.NDArray[np.uint16]) -> bytes:
+    """An uncompressed 16-bit grey TIFF in Motorola byte order (TIFF 6.0, section 3)."""
+    height, width = ramp.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 8 * 12 + 4)]
+    tags += [(278, 3, height), (279, 4, ramp.size * 2)]
+    directory = b"".join(
+        struct.pack(">HHIHH", tag, kind, 1, value, 0) if kind == 3 else struct.pack(">HHII", tag, kind, 1, value)
+        for tag, kind, value in tags
+    )
+    return b"MM\0*" + struct.pack(">IH", 8, len(tags)) + directory + bytes(4) + ramp.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_stored(kind: str) -> None:
+    red, blue = (Image.new("RGB", (60, 40), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = stored(encoded(red, kind, save_all=True, append_images=[blue, blue], duration=100, **options))
+    assert found.source_format == kind
+    assert np.abs(decoded(found.jpeg) - [255, 0, 0]).max() <= 4
+
+
+def test_of_a_multi_picture_jpeg_the_first_picture_is_stored() -> None:
+    first, second = (Image.open(io.BytesIO(picture(seed, (80, 60)))) for seed in (1, 2))
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    found = stored(data)
+    assert found.source_format == "MPO"
+    assert Image.open(io.BytesIO(found.jpeg)).format == "JPEG"
+    assert np.abs(decoded(found.jpeg) - np.asarray(first)).mean() < 5
+
+
+def test_every_format_that_is_told_apart_is_stored() -> None:
+    image = Image.open(io.BytesIO(picture(6)))
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
+        assert stored(encoded(image, kind)).source_format == kind
+
+
+def test_images_that_are_none_are_refused_by_what_they_start_with() -> None:
+    assert refused(b"") == "empty: zero bytes"
+    assert refused(b"<!DOCTYPE html><title>404</title>") == (
+        "no image that can be opened: starts with 3c 21 44 4f 43 54 59 50"
+    )
+    assert refused(b"\0") == "no image that can be opened: starts with 00"
+
+
+def test_a_truncated_jpeg_is_refused_however_long_it_is() -> None:
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    data = picture(7, (600, 500))
+    for share in (0.3, 0.6, 0.9, 0.99):
+        assert refused(data[: int(len(data) * share)]).startswith("undecodable: image file is truncated"), share
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that tells its size and holds almost nothing."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (15_000, 10_000), (2**31 - 1, 2**31 - 1), (12_001, 10_000)])
+def test_a_decompression_bomb_is_refused_before_decoding(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoding(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoding)
+    assert refused(png_header(*size)).startswith("too large: ")
+
+
+def test_as_many_pixels_as_the_recipe_allows_are_decoded() -> None:
+    data = encoded(Image.new("L", (100, 50)), "PNG")
+    assert stored(data, Images(max_pixels=5000)).size == (100, 50)
+    assert refused(data, Images(max_pixels=4999)) == "too large: 100x50 pixels, at most 4999 are decoded"
+
+
+def test_an_image_longer_than_a_jpeg_can_be_is_refused() -> None:
+    assert stored(encoded(Image.new("L", (65_500, 1)), "PNG")).size == (65_500, 1)
+    reason = refused(encoded(Image.new("L", (65_501, 1)), "PNG"))
+    assert reason == "too large: 65501x1 pixels, a JPEG has at most 65500 a side"
+
+
+def test_all_nasty_photographs_are_stored_or_refused_with_a_reason(shared_photos: Path) -> None:
+    files = sorted(path for path in (shared_photos / "nasty").rglob("*") if path.is_file())
+    assert len(files) == 311
+    outcomes = {path: downsize(path.read_bytes(), FULL) for path in files}
+    for path, outcome in outcomes.items():
+        if isinstance(outcome, Refused):
+            assert outcome.reason.startswith(("no image that can be opened:", "undecodable:", "too large:")), path
+            assert len(outcome.reason) < 200, path
+            assert outcome.reason.isprintable(), path
+        else:
+            assert decoded(outcome.jpeg).shape == (outcome.size[1], outcome.size[0], 3), path
+    count = sum(isinstance(outcome, StoredImage) for outcome in outcomes.values())
+    assert count == sum(opens(path) for path in files if path.suffix not in {".avif", ".jp2"})
+
+
+def opens(path: Path) -> bool:
+    """Whether Pillow by itself decodes a file of moderate size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > FULL.max_pixels:
+                    return False
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return False
+    return True
+
+
+SEEDS = [
+    picture(8, (70, 50)),
+    encoded(Image.open(io.BytesIO(picture(8))), "JPEG", progressive=True),
+    *(encoded(Image.open(io.BytesIO(picture(9, (20, 15)))), kind) for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF")),
+]
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_refused_or_stored(data: bytes) -> None:
+    for start in (
+        b"",
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"II*\0",
+        b"RIFF\0\0\0\0WEBP",
+        b"BM",
+        b"P6 ",
+    ):
+        assert isinstance(downsize(start + data, Images(max_pixels=10**6)), Refused | StoredImage)
+
+
+@given(
+    st.sampled_from(SEEDS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 7)), min_size=1, max_size=9), st.data()
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
+def test_images_with_flipped_bits_are_refused_or_stored(
+    seed: bytes, flips: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    damaged = bytearray(seed)
+    for place, bit in flips:
+        # More of the flips fall on the header, where the sizes are.
+        at = int(place**2 * (len(damaged) - 1))
+        damaged[at] ^= 1 << bit
+    cut = data.draw(st.just(len(damaged)) | st.integers(1, len(damaged)))
+    found = downsize(bytes(damaged[:cut]), Images(max_pixels=10**6))
+    assert isinstance(found, Refused | StoredImage)
+    if isinstance(found, StoredImage):
+        assert decoded(found.jpeg).shape == (found.size[1], found.size[0], 3)
+
+
+def test_threads_leave_the_warning_filters_of_the_process_as_they_were() -> None:
+    filters = list(warnings.filters)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: downsize(picture(n % 5), SMALL), range(200)))
+    finally:
+        sys.setswitchinterval(switch)
+    assert list(warnings.filters) == filters
