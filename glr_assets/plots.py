@@ -33,6 +33,12 @@ def _chart(width: float = 7.0, height: float = 3.6) -> tuple[Any, Axes]:
     return figure, axes
 
 
+def _legend(axes: Axes) -> None:
+    """A legend above the chart, where it covers nothing, if something is drawn that has a name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
+
+
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
@@ -49,7 +55,7 @@ def class_histogram(sizes: Mapping[str, npt.NDArray[np.int64]]) -> bytes:
         label = f"{name}: {len(values):,} classes, {int(values.sum()):,} images"
         axes.hist(values, bins=edges.tolist(), histtype="step", linewidth=1.8, label=label, color=colour)
     axes.set(xscale="log", xlabel="images a class", ylabel="classes")
-    axes.legend()
+    _legend(axes)
     return _png(figure)
 
 
@@ -65,8 +71,8 @@ def fill_curves(
     axes.plot(thresholds, supply, color=_COLOURS[0], label="that the full dataset has")
     axes.fill_between(thresholds, supply, potential, color=_COLOURS[1], alpha=0.12)
     axes.axvline(marked, color=_INK, linestyle="--", linewidth=1, label=f"this recipe: {marked}")
-    axes.set(xlabel="fill threshold, images a class", ylabel="extra images", xlim=(0, int(thresholds.max())))
-    axes.legend()
+    axes.set(xlabel="fill threshold, images a class", ylabel="extra images", xlim=(0, int(thresholds.max(initial=1))))
+    _legend(axes)
     return _png(figure)
 
 
@@ -76,7 +82,7 @@ def curves(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> b
     for (name, values), colour in zip(series.items(), _COLOURS, strict=False):
         axes.plot(range(1, len(values) + 1), values, label=name, color=colour)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend()
+    _legend(axes)
     return _png(figure)
 
 
@@ -92,7 +98,7 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
         axes.bar_label(drawn, fmt="%.3f", fontsize=7)
     axes.set_xticks(np.arange(len(values)), list(values))
     axes.set_ylabel(ylabel)
-    axes.legend()
+    _legend(axes)
     return _png(figure)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 READ_BLOCK = 8 * 2**20
 
-_S3_RETRIES = {"mode": "standard", "max_attempts": 3}
+_S3_RETRIES = {"mode": "standard", "total_max_attempts": 3}
 """Botocore's newer way of trying again: an endpoint that nobody listens at is named within seconds."""
 
 
@@ -315,7 +315,7 @@ def _with_retries(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as given, on S3 with how often botocore tries and how many parts are in memory at once."""
     if not url.startswith(("s3://", "s3a://")):
         return dict(options)
-    config = {"retries": _S3_RETRIES} | options.get("config_kwargs", {})
+    config = {"retries": dict(_S3_RETRIES)} | options.get("config_kwargs", {})
     return {"max_concurrency": 4} | dict(options) | {"config_kwargs": config}
 
 

@@ -103,8 +103,13 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
     """
     path = table.at(**partition)
     try:
-        with store.open(path) as file:
-            data = pq.read_table(file, columns=list(columns) if columns is not None else None)
+        with store.open(path) as file, pq.ParquetFile(file) as parquet:
+            present = parquet.schema_arrow.names
+            absent = set(table.schema.names if columns is None else columns) - set(present)
+            if absent:
+                raise TableError(f"{store.full_url(path)}: lacks the columns {sorted(absent)}; materialise it again")
+            wanted = present if columns is None else list(columns)
+            data = parquet.read(wanted).select(wanted)
     except FileNotFoundError as error:
         raise MissingInputError(
             f"{store.full_url(path)} is missing: materialise the asset that writes it first"
@@ -113,9 +118,5 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
         raise TableError(
             f"{store.full_url(path)}: not a Parquet table ({' '.join(str(error).split())}); materialise it again"
         ) from error
-    wanted = set(columns) if columns is not None else {c.name for c in table.columns}
-    absent = wanted - set(data.schema.names)
-    if absent:
-        raise TableError(f"{store.full_url(path)}: lacks the columns {sorted(absent)}; materialise it again")
     # A column that may not be null on disk may still be joined with others in memory.
     return data.cast(pa.schema([field.with_nullable(True) for field in data.schema]))

@@ -98,7 +98,7 @@ def submission(config: RetrievalConfig, platform: Platform) -> dg.MaterializeRes
     group="retrieval",
     code_version=answers.CODE_VERSION,
     kinds={"csv", "faiss"},
-    deps=["test_embeddings", "index_embeddings", "test_metadata", "index_metadata", "image_catalog"],
+    deps=["test_embeddings", "index_embeddings", "test_metadata", "index_metadata"],
 )
 def retrieval_submission(
     config: RetrievalConfig,  # type: ignore[valid-type]

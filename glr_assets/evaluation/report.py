@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from glr_assets.curation.train_manifest import kept_images
@@ -33,7 +33,9 @@ CODE_VERSION = "1"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
+RETRIEVED_PICTURE = "reports/evaluation_retrieved.jpg"
 SHOWN = 7
+QUERIES_SHOWN = 5
 
 
 def recognition_solution(store: Store) -> RecognitionSolution:
@@ -77,10 +79,13 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         if recipe.evaluation.controls:
             controls = control_predictions(store, recipe, solution, untrained())
             scores |= {name: recognition_scores(found, solution) for name, found in controls.items()}
-        map100 = _map100(store)
+        retrieval = retrieval_solution(store)
+        retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
+        map100 = retrieval_scores(retrieved, retrieval).map100 if any(retrieval.images.values()) else None
         writer.json(REPORT, _document(scores, map100))
         writer.write(SCORES_PICTURE, _bars(scores))
         writer.write(ANSWERS_PICTURE, _answers(store, predictions, solution))
+        writer.write(RETRIEVED_PICTURE, _retrieved(store, retrieved, retrieval))
         return {"scored": True, "map100": map100} | {
             f"{figure}{'' if name == 'embedder' else f' of {name}'}": getattr(found, figure)
             for name, found in scores.items()
@@ -88,8 +93,9 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         }
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
+    names += ["image_catalog"]
     if recipe.evaluation.controls:
-        names += [recipe.retrieval.manifest, "image_catalog", "non_landmark_embeddings"]
+        names += [recipe.retrieval.manifest, "non_landmark_embeddings"]
     parameters: dict[str, Any] = {"evaluation": recipe.evaluation.model_dump()}
     if recipe.evaluation.controls:
         parameters |= {
@@ -120,14 +126,6 @@ def control_predictions(
         ),
         "dhash neighbours": dhash_neighbours(store, manifest, query_ids),
     }
-
-
-def _map100(store: Store) -> float | None:
-    solution = retrieval_solution(store)
-    if not any(solution.images.values()):
-        return None
-    retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), solution)
-    return retrieval_scores(retrieved, solution).map100
 
 
 def _document(scores: dict[str, RecognitionScores], map100: float | None) -> dict[str, Any]:
@@ -162,6 +160,26 @@ def _answers(store: Store, predictions: Sequence[Prediction], solution: Recognit
     reader = ImageReader.of_split(store, "test", [found.id for row in shown for found in row])
     return gallery(
         [[_thumbnail(found, names, solution, reader) for found in row if found.id in reader] for row in shown]
+    )
+
+
+def _retrieved(store: Store, retrieved: Mapping[str, Sequence[str]], solution: RetrievalSolution) -> bytes:
+    """Rows of a query and the index images found for it, those that show the same landmark marked right."""
+    queries = [query for query in sorted(solution.images) if solution.images[query] and retrieved.get(query)]
+    test = ImageReader.of_split(store, "test", queries)
+    shown = {query: retrieved[query][: SHOWN - 1] for query in queries if query in test}
+    shown = dict(list(shown.items())[:QUERIES_SHOWN])
+    index = ImageReader.of_split(store, "index", [image_id for ids in shown.values() for image_id in ids])
+    return gallery(
+        [
+            [Thumbnail(test.read(query), f"query\n{query}")]
+            + [
+                Thumbnail(index.read(image_id), f"{rank}.\n{image_id}", image_id in solution.images[query])
+                for rank, image_id in enumerate(ids, 1)
+                if image_id in index
+            ]
+            for query, ids in shown.items()
+        ]
     )
 
 

@@ -49,7 +49,9 @@ class Images(Section):
         "wanted", description="train images stored: the competition set and the fill plan, or all"
     )
     require_md5: bool = Field(True, description="refuse a shard whose MD5 is not published")
-    max_pixels: int = Field(120_000_000, ge=1, description="larger images are refused before decoding")
+    max_pixels: int = Field(
+        120_000_000, ge=1, le=178_956_970, description="larger images are refused before decoding (Pillow refuses more)"
+    )
     max_member_bytes: int = Field(64 * 2**20, ge=1024, description="larger members are refused unread")
 
 

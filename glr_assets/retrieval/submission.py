@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import INDEX_METADATA, TEST_METADATA
-from glr_assets.plots import Thumbnail, gallery
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.calibration import Calibration
@@ -25,8 +23,6 @@ from glr_assets.tables import read_table
 CODE_VERSION = "1"
 SUBMISSION = "submissions/submission.csv"
 RETRIEVAL_SUBMISSION = "submissions/retrieval_submission.csv"
-PICTURE = "reports/retrieval_submission.jpg"
-GALLERY_QUERIES, GALLERY_ANSWERS = 5, 6
 
 
 def answer(index: PenalisedIndex, queries: Vectors, non_landmarks: Vectors, recipe: Retrieval) -> list[Recognition]:
@@ -78,7 +74,7 @@ def make_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
 
 
 def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
-    """`retrieval_submission`: for every test image the index images nearest to it, and a gallery of some."""
+    """`retrieval_submission`: for every test image the index images nearest to it."""
     test_shards = embedded_shards(source, store, "test")
     index_shards = embedded_shards(source, store, "index")
 
@@ -89,10 +85,9 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         found = retrieve(index.vectors, index.ids, queries.vectors, recipe.retrieved) if index.ids else []
         retrieved = dict(zip(queries.ids, found, strict=False))
         writer.write(RETRIEVAL_SUBMISSION, retrieval_csv(test_ids, retrieved))
-        writer.write(PICTURE, _gallery(store, {query: ids for query, ids in retrieved.items() if ids}))
         return {"rows": len(test_ids), "answered": len(retrieved), "index_images": len(index.ids)}
 
-    inputs = test_shards | index_shards | need_receipts(store, "test_metadata", "index_metadata", "image_catalog")
+    inputs = test_shards | index_shards | need_receipts(store, "test_metadata", "index_metadata")
     return make(
         store,
         "retrieval_submission",
@@ -106,17 +101,3 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
 def _or_none(vectors: Vectors, dimensions: int) -> Vectors:
     """Vectors of the index's dimensions also where there is none."""
     return vectors if vectors.ids else Vectors([], np.zeros((0, dimensions), np.float32))
-
-
-def _gallery(store: Store, retrieved: dict[str, list[str]]) -> bytes:
-    """The first queries, each beside the index images found for it."""
-    shown = {query: retrieved[query][:GALLERY_ANSWERS] for query in sorted(retrieved)[:GALLERY_QUERIES]}
-    test = ImageReader.of_split(store, "test", list(shown))
-    index = ImageReader.of_split(store, "index", [image_id for ids in shown.values() for image_id in ids])
-    return gallery(
-        [
-            [Thumbnail(test.read(query), f"query\n{query}")]
-            + [Thumbnail(index.read(image_id), f"{rank}.\n{image_id}") for rank, image_id in enumerate(ids, 1)]
-            for query, ids in shown.items()
-        ]
-    )

@@ -36,8 +36,8 @@ from glr_assets.training.photographs import (
     EpochBatches,
     Pictures,
     TrainingSet,
-    normalised,
     derived_seed,
+    normalised,
 )
 
 # Watching costs forward passes, so it is done about this often and on no more images than this.

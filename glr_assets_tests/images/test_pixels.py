@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imagehash  # noqa: TID253 - the independent hash
+import imagehash
 import numpy as np
 import numpy.typing as npt
 import pytest

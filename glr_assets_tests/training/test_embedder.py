@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253
+import torch
 from PIL import Image
-from torch import Tensor, nn  # noqa: TID253
+from torch import Tensor, nn
 
 from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.receipts import Writer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253
+import torch
 from PIL import Image
 
 from glr_assets.errors import EmbedderError

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253
-from transformers import ResNetConfig, ResNetModel  # noqa: TID253
+import torch
+from transformers import ResNetConfig, ResNetModel
 
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder

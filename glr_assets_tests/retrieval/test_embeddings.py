@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from glr_assets.errors import MissingInputError
+from glr_assets.images.reader import ImageReader
+from glr_assets.receipts import find_receipt, receipt_path
+from glr_assets.retrieval.embeddings import (
+    Vectors,
+    as_table,
+    embedded_shards,
+    from_table,
+    make_embeddings,
+    make_non_landmark_embeddings,
+    read_embeddings,
+)
+from glr_assets_tests.retrieval.conftest import Embedded
+
+
+@given(st.integers(0, 12), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_vectors_survive_their_table_sorted_by_id(count: int, dimensions: int, random: object) -> None:
+    ids = [f"{number:03x}" for number in range(count)]
+    random.shuffle(ids)  # type: ignore[attr-defined]
+    vectors = np.random.default_rng(count).normal(size=(count, dimensions)).astype(np.float32)
+    back = from_table(as_table(Vectors(ids, vectors)))
+    assert back.ids == sorted(ids)
+    for image_id, vector in zip(ids, vectors, strict=True):
+        np.testing.assert_array_equal(back.vectors[back.ids.index(image_id)], vector)
+
+
+def test_of_takes_what_is_there_sorted() -> None:
+    vectors = Vectors(["a", "b", "c"], np.eye(3, dtype=np.float32))
+    some = vectors.of(["c", "a", "nobody", "a"])
+    assert some.ids == ["a", "c"]
+    np.testing.assert_array_equal(some.vectors, np.eye(3, dtype=np.float32)[[0, 2]])
+
+
+def test_every_stored_image_has_a_unit_vector(embedded: Embedded) -> None:
+    for split in ("train", "index", "test"):
+        names = embedded_shards(embedded.source, embedded.store, split)
+        vectors = read_embeddings(embedded.store, names)
+        assert vectors.ids == ImageReader.of_split(embedded.store, split).ids
+        np.testing.assert_allclose(np.linalg.norm(vectors.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_finished_shard_never_opens_the_embedder(embedded: Embedded) -> None:
+    def trap() -> object:
+        raise AssertionError("the embedder was opened")
+
+    made = make_embeddings(embedded.store, "train", embedded.source.shards("train")[0], trap)  # type: ignore[arg-type]
+    assert made.reused
+
+
+def test_embeddings_of_another_embedder_are_refused(embedded: Embedded) -> None:
+    receipt = find_receipt(embedded.store, "embedder")
+    assert receipt is not None
+    path = next(iter(receipt.outputs))
+    other = receipt.model_copy(
+        update={"outputs": receipt.outputs | {path: receipt.outputs[path].model_copy(update={"sha256": "0" * 64})}}
+    )
+    embedded.store.write(receipt_path("embedder"), other.model_dump_json().encode())
+    with pytest.raises(MissingInputError, match="another embedder"):
+        embedded_shards(embedded.source, embedded.store, "test")
+
+
+def test_a_shard_that_was_ingested_but_not_embedded_is_named(embedded: Embedded) -> None:
+    shard = embedded.source.shards("test")[1]
+    embedded.store.remove(receipt_path(f"test_embeddings/{shard}"))
+    with pytest.raises(MissingInputError, match=f"test_embeddings/{shard}"):
+        embedded_shards(embedded.source, embedded.store, "test")
+
+
+def test_non_landmarks_are_the_unscored_test_images_without_landmark(embedded: Embedded) -> None:
+    from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
+    from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+    from glr_assets.tables import read_table
+
+    rows = read_table(embedded.store, RECOGNITION_SOLUTION).to_pylist()
+    for usage in (("Ignored",), ("Public", "Ignored"), ()):
+        make_non_landmark_embeddings(embedded.source, embedded.store, usage)
+        found = read_table(embedded.store, NON_LANDMARK_EMBEDDINGS, ["id"])["id"].to_pylist()
+        assert found == sorted(row["id"] for row in rows if not row["landmark_ids"] and row["usage"] in usage)

@@ -1,0 +1,192 @@
+"""Tables: what breaks a schema is seen, the same rows are the same bytes, what is written is read."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glr_assets.errors import MissingInputError, TableError
+from glr_assets.store import Store
+from glr_assets.tables import Column, Table, problems, read_table, repeated_keys, write_table
+
+TABLE = Table(
+    "t/{split}/{shard}.parquet",
+    "one row per id and side",
+    (
+        Column("id", pa.string(), "Its name"),
+        Column("side", pa.int32(), "Pixels"),
+        Column("score", pa.float32(), "Cosine", nullable=True),
+        Column("words", pa.list_(pa.string()), "Several"),
+        Column("hash", pa.uint64(), "64 bits", nullable=True),
+        Column("good", pa.bool_(), "Whether"),
+    ),
+    ("id", "side"),
+)
+ROW: dict[str, Any] = {"id": "007", "side": 3, "score": 0.5, "words": ["a", "b"], "hash": 2**64 - 1, "good": True}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return ROW | changes
+
+
+def written(data: pa.Table, table: Table = TABLE) -> bytes:
+    file = io.BytesIO()
+    write_table(table, data, file)
+    return file.getvalue()
+
+
+def test_a_good_table_has_no_problems() -> None:
+    good = TABLE.rows([row(), row(side=4, score=None, hash=None), row(id="8", words=[])])
+    assert problems(TABLE, good) == []
+    assert problems(TABLE, TABLE.empty()) == []
+    assert TABLE.empty().num_rows == 0
+    assert TABLE.at(split="train", shard="000") == "t/train/000.parquet"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.drop_columns(["side"]), "columns are"),
+        (lambda t: t.append_column("more", pa.nulls(t.num_rows)), "more"),
+        (lambda t: t.select(list(reversed(t.schema.names))), "columns are"),
+        (lambda t: t.rename_columns(["ID", *t.schema.names[1:]]), "'ID'"),
+        (lambda t: t.set_column(1, "side", t["side"].cast(pa.int64())), "column side is int64, expected int32"),
+        (lambda t: t.set_column(0, "id", t["id"].dictionary_encode()), "column id is dictionary"),
+        (lambda t: t.set_column(0, "id", pa.array([None, "b"], pa.string())), "column id has 1 absent values"),
+        (lambda t: t.set_column(5, "good", pa.nulls(2, pa.bool_())), "column good has 2 absent values"),
+        (lambda t: pa.concat_tables([t, t.slice(1)]), "1 keys stand more than once, the first {'id': '8', 'side': 4}"),
+    ],
+)
+def test_each_problem_is_told_and_keeps_the_table_from_being_written(change: Any, told: str) -> None:
+    wrong = change(TABLE.rows([row(), row(id="8", side=4)]))
+    (problem,) = problems(TABLE, wrong)
+    assert told in problem
+    file = io.BytesIO()
+    with pytest.raises(TableError) as error:
+        write_table(TABLE, wrong, file)
+    assert str(error.value) == f"{TABLE.path}: {problem}"
+    assert "\n" not in str(error.value)
+    assert file.getvalue() == b""
+
+
+def test_several_problems_are_told_together() -> None:
+    wrong = TABLE.rows([row()]).set_column(0, "id", pa.nulls(1, pa.string())).set_column(1, "side", pa.array([1]))
+    assert len(problems(TABLE, wrong)) == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=12))
+def test_repeated_keys_are_those_counted_more_than_once(keys: list[tuple[str, int]]) -> None:
+    data = pa.table(
+        {"id": pa.array([k for k, _ in keys], pa.string()), "n": pa.array([n for _, n in keys], pa.int64())}
+    )
+    found = repeated_keys(data, ["id", "n"]).to_pylist()
+    assert sorted((r["id"], r["n"]) for r in found) == sorted(k for k, times in Counter(keys).items() if times > 1)
+
+
+def test_a_row_without_a_nullable_value_is_written_and_read(store: Store) -> None:
+    rows = [row(), row(id="8", score=None, hash=None, words=[])]
+    store.write("t/a/b.parquet", written(TABLE.rows(rows)))
+    assert read_table(store, TABLE, split="a", shard="b").to_pylist() == rows
+
+
+records = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+            "side": st.integers(-(2**31), 2**31 - 1),
+            "score": st.none() | st.floats(width=32, allow_nan=False),
+            "words": st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=3),
+            "hash": st.none() | st.integers(0, 2**64 - 1),
+            "good": st.booleans(),
+        }
+    ),
+    max_size=20,
+    unique_by=lambda r: (r["id"], r["side"]),
+)
+
+
+@settings(deadline=None)
+@given(rows=records, cuts=st.lists(st.integers(0, 20), max_size=3))
+def test_what_is_written_is_read_and_chunks_leave_no_trace(rows: list[dict[str, Any]], cuts: list[int]) -> None:
+    data = TABLE.rows(rows)
+    plain = written(data)
+    store = Store("memory://tables")
+    store.write("t/x/y.parquet", plain)
+    read = read_table(store, TABLE, split="x", shard="y")
+    assert read.to_pylist() == rows
+    assert problems(TABLE, read) == []
+    assert read.schema.types == TABLE.schema.types
+    edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
+    pieces = [data.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    assert written(pa.concat_tables(pieces)) == plain
+    assert written(read) == plain
+    assert written(pa.table(data.to_pydict(), schema=data.schema.with_metadata({"pandas": "x"}))) == plain
+
+
+def test_a_change_of_one_value_changes_the_bytes() -> None:
+    assert written(TABLE.rows([row()])) != written(TABLE.rows([row(side=4)]))
+
+
+def test_columns_can_be_chosen(store: Store) -> None:
+    store.write("t/a/b.parquet", written(TABLE.rows([row()])))
+    read = read_table(store, TABLE, ["side", "id"], split="a", shard="b")
+    assert read.to_pylist() == [{"side": 3, "id": "007"}]
+    assert read.schema.names == ["side", "id"]
+
+
+def test_a_table_read_can_be_joined_and_get_nulls(store: Store) -> None:
+    store.write("t/a/b.parquet", written(TABLE.rows([row()])))
+    read = read_table(store, TABLE, ["id", "side"], split="a", shard="b")
+    joined = pa.table({"id": ["007", "9"]}).join(read, "id").sort_by("id")
+    assert joined["side"].to_pylist() == [3, None]
+
+
+def test_a_table_that_was_not_made(store: Store) -> None:
+    with pytest.raises(MissingInputError) as error:
+        read_table(store, TABLE, split="a", shard="b")
+    assert str(error.value).startswith(f"{store.url}/t/a/b.parquet is missing: materialise")
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "no head", "bytes changed"])
+def test_a_file_that_is_no_whole_table(store: Store, damage: str) -> None:
+    good = written(TABLE.rows([row(id=f"{n:05d}") for n in range(5000)]))
+    changed = bytearray(good)
+    changed[100:2100] = bytes(2000)
+    wrong = {
+        "text": b"id,side\n007,3\n",
+        "empty": b"",
+        "cut": good[: len(good) // 2],
+        "no head": good[len(good) // 2 :],
+        "bytes changed": bytes(changed),
+    }[damage]
+    store.write("t/a/b.parquet", wrong)
+    with pytest.raises(TableError) as error:
+        read_table(store, TABLE, split="a", shard="b")
+    assert f"{store.url}/t/a/b.parquet" in str(error.value)
+    assert "materialise it again" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_lacks_columns(store: Store) -> None:
+    (Path(store.root) / "t/a").mkdir(parents=True)
+    pq.write_table(TABLE.rows([row()]).drop_columns(["good", "hash"]), Path(store.root) / "t/a/b.parquet")
+    for columns in (None, ["id", "good", "hash"]):
+        with pytest.raises(TableError, match=r"t/a/b.parquet: lacks the columns \['good', 'hash'\]; materialise"):
+            read_table(store, TABLE, columns, split="a", shard="b")
+    assert read_table(store, TABLE, ["id"], split="a", shard="b").num_rows == 1
+
+
+def test_rows_refuse_what_does_not_fit_a_column() -> None:
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)):
+        TABLE.rows([row(side="three")])
+    assert pc.sum(TABLE.rows([row(), row(side=4)])["side"]).as_py() == 7
