@@ -392,15 +392,6 @@ def test_an_endpoint_where_nobody_listens(s3_endpoint: str, free_tcp_port: int) 
         one_line(error, "s3://bucket/x/a", str(free_tcp_port), "network")
 
 
-@pytest.fixture
-def free_tcp_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_the_options_given_win(s3_endpoint: str) -> None:
     store = Store("s3://bucket", {"endpoint_url": s3_endpoint})
     assert store.options == {"endpoint_url": s3_endpoint}

@@ -23,9 +23,9 @@ ManifestName = Literal["train_manifest", "deduped_manifest"]
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys and values out of range are refused."""
+    """A table of a recipe: unknown keys, values out of range and of another type are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Execution(Section):
@@ -123,7 +123,9 @@ class Retrieval(Section):
     query_penalty_top: int = Field(10, ge=1, description="C: mean of a query's best cosines to non-landmarks")
     neighbours: int = Field(5, ge=1, le=1000, description="train images whose scores are summed by landmark")
     non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
-        ("Ignored",), description="Usage of the test images without landmark that the penalties compare with"
+        ("Ignored",),
+        strict=False,
+        description="Usage of the test images without landmark that the penalties compare with",
     )
     retrieved: int = Field(100, ge=1, le=100, description="index images answered to a retrieval query")
 
