@@ -16,6 +16,17 @@ from glr_assets.store import Store
 from glr_assets.tables import Table, read_table
 
 CODE_VERSION = "1"
+INPUTS = (
+    "train_metadata",
+    "index_metadata",
+    "test_metadata",
+    "competition_train",
+    "fill_plan",
+    "image_catalog",
+    "deduped_manifest",
+    "train_extra",
+    "train_manifest",
+)
 _LISTED: dict[Split, Table] = {"train": TRAIN_METADATA, "index": INDEX_METADATA, "test": TEST_METADATA}
 
 
@@ -71,18 +82,7 @@ def make_image_ledger(store: Store) -> Made:
         writer.table(IMAGE_LEDGER, ledger)
         return {"rows": ledger.num_rows} | balance(ledger)
 
-    inputs = need_receipts(
-        store,
-        "train_metadata",
-        "index_metadata",
-        "test_metadata",
-        "competition_train",
-        "fill_plan",
-        "image_catalog",
-        "deduped_manifest",
-        "train_extra",
-        "train_manifest",
-    )
+    inputs = need_receipts(store, *INPUTS)
     return make(store, "image_ledger", inputs=inputs, parameters={}, code_version=CODE_VERSION, build=build)
 
 

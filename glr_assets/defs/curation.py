@@ -59,17 +59,7 @@ def train_manifest(platform: Platform) -> dg.MaterializeResult:
     group="curation",
     code_version=ledger.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=[
-        "train_metadata",
-        "index_metadata",
-        "test_metadata",
-        "competition_train",
-        "fill_plan",
-        "image_catalog",
-        "deduped_manifest",
-        "train_extra",
-        "train_manifest",
-    ],
+    deps=list(ledger.INPUTS),
 )
 def image_ledger(platform: Platform) -> dg.MaterializeResult:
     """One row per image id that any table or shard names, with every decision on it (`glr why ID`)."""

@@ -122,6 +122,7 @@ def retrieval_submission(
         "retrieval_solution",
         "landmark_labels",
         "train_manifest",
+        "deduped_manifest",
         "image_catalog",
         "non_landmark_embeddings",
     ],

@@ -1,0 +1,61 @@
+"""The lineage that the UI shows is what was read: every input of a receipt is a dependency of its asset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from glr_assets.defs.build import build_definitions
+from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
+from glr_assets.defs.platform import Platform
+from glr_assets.receipts import Receipt
+from glr_assets.settings import Settings
+
+#: The recipe chooses between the two manifests, so both are dependencies and one is an input.
+CHOSEN_BY_RECIPE = {"train_manifest", "deduped_manifest"}
+
+
+def test_inputs_are_dependencies_and_dependencies_inputs(
+    platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    settings = platform.settings()
+    begun: list[Step] = []
+    told: list[str] = []
+    progress = Progress(begun.append, lambda step, seconds, warnings: told.extend(warnings))
+    seconds = materialise_lineage(settings, instance, progress)
+    assert [step.asset for step in begun] == list(seconds)
+    assert [step.number for step in begun] == list(range(1, len(begun) + 1))
+    assert told == []
+    inputs: dict[str, set[str]] = {}
+    for path in (tmp_path / "store" / "receipts").rglob("*.json"):
+        receipt = Receipt.model_validate_json(path.read_bytes())
+        read = {name.split("/")[0] for name in receipt.inputs if not name.startswith(("source:", "file:"))}
+        inputs.setdefault(receipt.name.split("/")[0], set()).update(read)
+    dependencies = {
+        spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps}
+        for spec in build_definitions().resolve_all_asset_specs()
+    }
+    assert inputs.keys() == dependencies.keys() == seconds.keys()
+    for asset, read in inputs.items():
+        assert read <= dependencies[asset], asset
+        assert dependencies[asset] - read <= CHOSEN_BY_RECIPE, asset
+
+
+def test_the_first_asset_that_fails_is_named_and_the_rest_is_not_begun(
+    platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glr_assets.planning import fill_plan
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("nothing to divide by")
+
+    monkeypatch.setattr(fill_plan, "plan_fill", broken)
+    begun: list[str] = []
+    progress = Progress(lambda step: begun.append(step.asset), lambda *_: None)
+    settings: Settings = platform.settings()
+    with pytest.raises(LineageError, match=r"fill_plan: .*nothing to divide by"):
+        materialise_lineage(settings, instance, progress)
+    assert begun[-1] == "fill_plan"
+    assert "train_images" not in begun
