@@ -14,10 +14,10 @@ from glr_assets.curation.fates import asked, fates
 from glr_assets.curation.schemas import DEDUPED_MANIFEST, decision_counts
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
-from glr_assets.planning.seeded_order import seeded_hash
 from glr_assets.plots import Thumbnail, gallery
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Dedupe
+from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 

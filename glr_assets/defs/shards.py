@@ -6,7 +6,7 @@ the shard that appears next month. Ranges follow the order of registration, so k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -36,6 +36,17 @@ def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, lis
         if added[split]:
             instance.add_dynamic_partitions(name, added[split])
     return added
+
+
+def contiguous(registered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
+    """The fewest ranges of registered keys, as (first, last), that hold the wanted ones and no other."""
+    ranges: list[tuple[str, str]] = []
+    going = False
+    for key in registered:
+        if key in wanted:
+            ranges.append((ranges.pop()[0], key) if going else (key, key))
+        going = key in wanted
+    return ranges
 
 
 def each_shard(

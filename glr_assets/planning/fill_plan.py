@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from glr_assets.metadata.schemas import COMPETITION_TRAIN, TRAIN_METADATA
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN
-from glr_assets.planning.seeded_order import seeded_hash
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Fill
+from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 

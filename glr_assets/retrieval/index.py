@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 
 from glr_assets.curation.train_manifest import kept_images
 from glr_assets.errors import MissingInputError
-from glr_assets.planning.seeded_order import seeded_hash
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.calibration import Calibration, fit_calibration
 from glr_assets.retrieval.embeddings import Floats, Vectors, embedded_shards, from_table, read_embeddings
 from glr_assets.retrieval.schemas import CALIBRATION_FILE, FAISS_INDEX, INDEX_FILE, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.scoring import PenalisedIndex, penalties, recognise
+from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table

@@ -23,6 +23,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from glr_assets.errors import SourceError
+from glr_assets.seeded import drawn
 from glr_assets.source import layout
 from glr_assets.source.base import Split, TableName
 from glr_assets.source.layout import SPLITS, Usage
@@ -73,13 +74,6 @@ class Written:
 
     shards: dict[Split, int]
     shard_bytes: int
-
-
-def drawn(seed: int, *parts: object) -> float:
-    """A number in [0, 1) that depends on `seed` and `parts` alone (SHA-256), whatever was drawn before."""
-    text = "\0".join(str(part) for part in (seed, *parts))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def landmark_ids(names: Iterable[str], numbering: str, seed: int) -> dict[str, int]:

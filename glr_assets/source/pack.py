@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glr_assets.errors import SourceError
+from glr_assets.seeded import drawn
 from glr_assets.source.base import Split
-from glr_assets.source.bucket_writer import Landmark, Photo, Written, drawn, write_bucket
+from glr_assets.source.bucket_writer import Landmark, Photo, Written, write_bucket
 from glr_assets.source.layout import Usage
 from glr_assets.store import Store
 

@@ -16,8 +16,9 @@ from typing import Final
 
 from PIL import Image, ImageEnhance, ImageOps
 
+from glr_assets.seeded import drawn
 from glr_assets.source.base import Split
-from glr_assets.source.bucket_writer import Landmark, Photo, drawn, write_bucket
+from glr_assets.source.bucket_writer import Landmark, Photo, write_bucket
 from glr_assets.source.layout import Usage
 from glr_assets.source.pack import IGNORED_NON_LANDMARKS, PUBLIC_SHARE, PackSummary
 from glr_assets.store import Store

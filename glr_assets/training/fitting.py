@@ -27,6 +27,7 @@ from torch.nn import functional as F  # noqa: TID253
 from glr_assets.errors import EmbedderError
 from glr_assets.receipts import digest_of
 from glr_assets.recipes import Embedder
+from glr_assets.seeded import derived_seed
 from glr_assets.training.embedder import embed, torch_device
 from glr_assets.training.margin import SubCentreArcFace, class_margins
 from glr_assets.training.model import EmbeddingNetwork, initial
@@ -36,7 +37,6 @@ from glr_assets.training.photographs import (
     EpochBatches,
     Pictures,
     TrainingSet,
-    derived_seed,
     normalised,
 )
 

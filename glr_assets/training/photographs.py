@@ -6,7 +6,6 @@ decoding threads move a quarter of the bytes and training, inference and service
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glr_assets.errors import EmbedderError
+from glr_assets.seeded import derived_seed
 
 if TYPE_CHECKING:
     import torch
@@ -58,12 +58,6 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def derived_seed(*parts: object) -> int:
-    """63 bits that depend on nothing but `parts`: the source of every choice that must not depend on order."""
-    text = "\x1f".join(str(part) for part in parts).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def hold_out(ids: Sequence[str], landmark_ids: Sequence[int], share: float, seed: int) -> tuple[list[str], list[str]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import dagster as dg
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from glr_assets.defs.build import build_definitions
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.shards import contiguous
 from glr_assets.receipts import Receipt
 from glr_assets.settings import Settings
 
@@ -41,6 +45,26 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     for asset, read in inputs.items():
         assert read <= dependencies[asset], asset
         assert dependencies[asset] - read <= CHOSEN_BY_RECIPE, asset
+
+
+def test_shards_that_another_source_left_in_the_instance_are_left_alone(platform: Platform) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("train_shards", ["000", "001x", "002"])
+        instance.add_dynamic_partitions("index_shards", ["zzz"])
+        materialise_lineage(platform.settings(), instance, Progress(lambda _: None, lambda *_: None))
+        for split in ("train", "index", "test"):
+            made = instance.get_materialized_partitions(dg.AssetKey(f"{split}_images"))
+            assert set(made) == set(platform.open_source().shards(split))
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.sets(st.integers(0, 30)))
+def test_ranges_hold_the_wanted_keys_and_no_other(registered: list[int], wanted: set[int]) -> None:
+    keys = [str(number) for number in registered]
+    mine = {str(number) for number in wanted}
+    ranges = contiguous(keys, mine)
+    held = [key for first, last in ranges for key in keys[keys.index(first) : keys.index(last) + 1]]
+    assert held == [key for key in keys if key in mine]
+    assert all(keys.index(one[1]) + 1 < keys.index(other[0]) for one, other in itertools.pairwise(ranges))
 
 
 def test_the_first_asset_that_fails_is_named_and_the_rest_is_not_begun(

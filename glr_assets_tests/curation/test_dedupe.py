@@ -20,7 +20,7 @@ from glr_assets.store import Store
 from glr_assets.tables import problems, write_table
 from glr_assets_tests.curation.test_diversity import bits, by_hand
 from glr_assets_tests.images.handmade import TINY, Bucket, identifier, make_curated, photo, picture, tar_of
-from glr_assets_tests.planning.test_seeded_order import reference
+from glr_assets_tests.test_seeded import reference
 
 SCHEMA = pa.schema(
     {

@@ -19,7 +19,7 @@ from glr_assets.store import Store
 from glr_assets.tables import problems, read_table, write_table
 from glr_assets_tests.images.handmade import TINY, Bucket, identifier, make_tables
 from glr_assets_tests.planning.test_class_counts import images_of_classes, tables_of
-from glr_assets_tests.planning.test_seeded_order import reference
+from glr_assets_tests.test_seeded import reference
 
 recipes = st.builds(Fill, threshold=st.integers(0, 12), reserves=st.integers(0, 4))
 

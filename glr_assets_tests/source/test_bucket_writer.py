@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glr_assets.errors import SourceError
+from glr_assets.seeded import drawn
 from glr_assets.source import layout
 from glr_assets.source.base import Split, TableName
-from glr_assets.source.bucket_writer import Landmark, Photo, drawn, is_whole, landmark_ids, write_bucket
+from glr_assets.source.bucket_writer import Landmark, Photo, is_whole, landmark_ids, write_bucket
 from glr_assets.store import Store
 
 ORIGIN = {"made_by": "test"}

@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glr_assets.planning.seeded_order import seeded_hash
-from glr_assets_tests.planning.siphash import siphash24, splitmix64
+from glr_assets.seeded import seeded_hash
+from glr_assets_tests.siphash import siphash24, splitmix64
 
 GOLDEN = ["2da7ee7d9aa00586", "846cdc427b13bba6", "e4b7bbf8441c50ea", "27bb2106ec07b6a2"]
 IDS = [f"{number:016x}" for number in range(4096)]
