@@ -37,10 +37,10 @@ def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> 
     receipt = made.receipt
     metadata: dict[str, Any] = {key: value for key, value in receipt.summary.items() if value is not None}
     rows = receipt.summary.get("rows", receipt.summary.get("seen", receipt.summary.get("requested")))
+    if isinstance(rows, int):
+        metadata["dagster/row_count"] = rows
     if table is not None:
         metadata["dagster/column_schema"] = columns_of(table)
-        if isinstance(rows, int):
-            metadata["dagster/row_count"] = rows
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
     if store is not None:
