@@ -86,7 +86,8 @@ class BucketSource:
         with raw:
             hashing = _Md5File(raw)
             try:
-                yield from _walk(hashing, path, max_member_bytes)
+                header = _Header if published is None else _VerifiedHeader
+                yield from _walk(hashing, path, max_member_bytes, header)
                 hashing.drain()
             except tarfile.TarError as error:
                 raise SourceError(
@@ -157,8 +158,8 @@ class _Md5File:
             pass
 
 
-def _walk(file: _Md5File, path: str, max_member_bytes: int) -> Iterator[Member]:
-    with tarfile.open(fileobj=cast(Any, file), mode="r|", bufsize=READ_BLOCK, tarinfo=_Header) as tar:
+def _walk(file: _Md5File, path: str, max_member_bytes: int, header: type[_Header]) -> Iterator[Member]:
+    with tarfile.open(fileobj=cast(Any, file), mode="r|", bufsize=READ_BLOCK, tarinfo=header) as tar:
         for entry in tar:
             data = None
             if entry.isreg() and not entry.issparse() and entry.size <= max_member_bytes:
@@ -181,6 +182,14 @@ class _Header(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise
             raise tarfile.ReadError(f"{error}, expected a member or the end mark") from error
+
+
+class _VerifiedHeader(_Header):
+    """The same where the whole file's MD5 is known: that tells of a cut, so a missing end mark is no fault."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        return super().frombuf(buf, encoding, errors) if buf else tarfile.TarInfo.frombuf(buf, encoding, errors)  # type: ignore[return-value]
 
 
 @contextmanager

@@ -352,6 +352,20 @@ def test_a_cut_archive_is_found_without_any_md5(handmade: Callable[[bytes], Buck
     told(error, f"{source.url}/train/images_000.tar: not a whole TAR", "byte", "cut or damaged")
 
 
+def test_where_the_md5_is_published_it_tells_of_a_cut_and_the_end_mark_may_be_missing(
+    handmade: Callable[[bytes], BucketSource], tmp_path: Path
+) -> None:
+    without_end, cut = THREE[:3584], THREE[:2560]
+    source = handmade(without_end)
+    published = tmp_path / "made" / "md5sum" / "train" / "md5.images_000.txt"
+    published.parent.mkdir(parents=True)
+    published.write_text(f"{hashlib.md5(without_end).hexdigest()}  images_000.tar\n")
+    assert len(walked(source)) == 3
+    source = handmade(cut)
+    with pytest.raises(SourceError, match="MD5 is"):
+        walked(source)
+
+
 @pytest.mark.parametrize("length", [4096, 4608, len(THREE)])
 def test_an_archive_with_an_end_mark_is_whole(handmade: Callable[[bytes], BucketSource], length: int) -> None:
     assert len(walked(handmade(THREE[:length]), md5=False)) == 3
