@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
+
+# No test is timed; CI tries the same examples each time, and a developer's machine new ones.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 LANDMARKS = ("Alder Tower", "Bell Gate", "Corn Exchange", "Dial House")
 PHOTOS_EACH = 8

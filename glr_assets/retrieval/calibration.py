@@ -64,7 +64,9 @@ class Calibration(BaseModel):
         where the probability itself prints as 1.00000000 from z = 19 on. GAP asks for the order alone.
         """
         odds = self._log_odds(scores)
-        return np.clip(0.5 + odds / (2.0 * (1.0 + np.abs(odds))), _TINY, _BELOW_ONE)
+        # The distance to the nearer end: the sum as written above cancels far from 1/2, and would not rise.
+        tail = 0.5 / (1.0 + np.abs(odds))
+        return np.clip(np.where(odds < 0, tail, 1.0 - tail), _TINY, _BELOW_ONE)
 
     def to_json(self) -> str:
         """The calibration as a JSON object, every digit kept."""

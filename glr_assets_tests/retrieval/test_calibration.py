@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -40,6 +40,7 @@ class TestProbability:
     def test_small_probabilities_keep_their_digits(self) -> None:
         assert Calibration(slope=1, intercept=0).probability(-50.0) == pytest.approx(math.exp(-50), rel=1e-12)
 
+    @example(1.0, 0.0, [-6004799503160661.0, -9007199254740994.0])
     @given(st.floats(1e-3, 1e3), st.floats(-100, 100), st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20))
     def test_stays_inside_0_and_1_and_never_falls(self, slope: float, intercept: float, scores: list[float]) -> None:
         calibration = Calibration(slope=slope, intercept=intercept)
