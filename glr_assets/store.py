@@ -262,7 +262,7 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
             with explained():
                 os.fsync(file.fileno())
                 part.replace(target)
-        except BaseException:
+        except BaseException:  # an interrupt too must leave no part file
             part.unlink(missing_ok=True)
             raise
 

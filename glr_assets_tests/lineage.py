@@ -5,20 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from glr_assets.curation.dedupe import make_deduped_manifest
-from glr_assets.curation.fill import make_train_extra
-from glr_assets.curation.ledger import make_image_ledger
-from glr_assets.curation.train_manifest import make_train_manifest
-from glr_assets.images.catalog import make_image_catalog
-from glr_assets.images.ingest import ingest_shard
-from glr_assets.images.selection import selection_for
-from glr_assets.metadata import tables as metadata
-from glr_assets.planning.class_counts import make_class_counts
-from glr_assets.planning.fill_plan import make_fill_plan
+from glr_assets.metadata.tables import make_recognition_solution, make_retrieval_solution
 from glr_assets.recipes import Recipe
 from glr_assets.source import Source
-from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
+from glr_assets_tests.images.handmade import make_curated
 
 SIDE = 64
 
@@ -68,26 +59,7 @@ def digests(root: Path, *folders: str) -> dict[str, str]:
 
 
 def curate(source: Source, store: Store, recipe: Recipe) -> None:
-    """Everything up to the ledger by the stages' own functions, without Dagster."""
-    for make in (
-        metadata.make_train_metadata,
-        metadata.make_train_attribution,
-        metadata.make_landmark_labels,
-        metadata.make_competition_train,
-        metadata.make_index_metadata,
-        metadata.make_test_metadata,
-        metadata.make_recognition_solution,
-        metadata.make_retrieval_solution,
-    ):
-        make(source, store)
-    make_class_counts(store)
-    make_fill_plan(store, recipe.fill, recipe.seed)
-    for split in SPLITS:
-        selection = selection_for(store, split, recipe.images)
-        for shard in source.shards(split):
-            ingest_shard(source, store, split, shard, selection, recipe.images, workers=1)
-    make_image_catalog(source, store)
-    make_deduped_manifest(store, recipe.dedupe, recipe.seed)
-    make_train_extra(store, recipe.fill.threshold)
-    make_train_manifest(store)
-    make_image_ledger(store)
+    """Everything up to the ledger by the stages' own functions, without Dagster, and both solutions."""
+    make_curated(source, store, recipe)
+    make_recognition_solution(source, store)
+    make_retrieval_solution(source, store)

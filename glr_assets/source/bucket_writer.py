@@ -89,13 +89,6 @@ def landmark_ids(names: Iterable[str], numbering: str, seed: int) -> dict[str, i
     return {name: number for number, name in taken.items()}
 
 
-def is_whole(store: Store, origin: Mapping[str, Any]) -> bool:
-    """Whether `store` holds a finished bucket that was made with exactly `origin`."""
-    return (
-        store.exists(layout.TABLE_PATHS["train"]) and store.exists(ORIGIN) and store.read_json(ORIGIN) == dict(origin)
-    )
-
-
 def claim(store: Store, origin: Mapping[str, Any]) -> None:
     """Refuse a place that holds anything but a bucket, or a part of one, made with exactly `origin`.
 

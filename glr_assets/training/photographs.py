@@ -117,22 +117,6 @@ def square(image: bytes | Pixels | Image.Image, size: int, name: str = "image") 
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=how), dtype=np.uint8)
 
 
-def prepare(image: bytes | Pixels | Image.Image, size: int) -> npt.NDArray[np.float32]:
-    """A picture as an embedder takes it: float32 [3, size, size], RGB normalised by ImageNet's statistics.
-
-    Args:
-        image: encoded bytes, RGB uint8 [H, W, 3], or a Pillow image.
-        size: side of the square in pixels.
-
-    Raises:
-        EmbedderError: bytes that are no image.
-    """
-    import torch
-
-    batch = torch.from_numpy(square(image, size)[None])
-    return np.asarray(normalised(batch)[0].numpy(), dtype=np.float32)
-
-
 def normalised(batch: torch.Tensor) -> torch.Tensor:
     """uint8 [B, H, W, 3] as float32 [B, 3, H, W] on the same device, normalised by ImageNet's statistics."""
     import torch

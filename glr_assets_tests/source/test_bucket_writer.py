@@ -18,7 +18,7 @@ from glr_assets.errors import SourceError
 from glr_assets.seeded import drawn
 from glr_assets.source import layout
 from glr_assets.source.base import Split, TableName
-from glr_assets.source.bucket_writer import Landmark, Photo, is_whole, landmark_ids, write_bucket
+from glr_assets.source.bucket_writer import Landmark, Photo, landmark_ids, write_bucket
 from glr_assets.store import Store
 
 ORIGIN = {"made_by": "test"}
@@ -189,9 +189,9 @@ def test_killed_writer_leaves_no_bucket_and_the_next_one_mends_it(tmp_path: Path
         with pytest.raises(KeyboardInterrupt):
             write_bucket(broken, described(rows), store, shards=SHARDS, origin=ORIGIN)
         assert not (root / "metadata/train.csv").exists()
-        assert not is_whole(store, ORIGIN)
+        assert not store.exists("metadata/train.csv")
         written(root, rows)
-        assert is_whole(store, ORIGIN)
+        assert store.exists("metadata/train.csv")
         assert files(root) == expected
 
 
@@ -222,7 +222,7 @@ def test_writes_through_remote_file_systems(tmp_path: Path) -> None:
     written(tmp_path, rows)
     store = Store("memory://bucket-writer/remote")
     write_bucket(rows, described(rows), store, shards=SHARDS, origin=ORIGIN)
-    assert is_whole(store, ORIGIN)
+    assert store.exists("metadata/train.csv")
     assert {name: store.read(name) for name in files(tmp_path)} == files(tmp_path)
     with pytest.raises(SourceError, match="made with"):
         write_bucket(rows, described(rows), store, shards=SHARDS, origin={"made_by": "another"})

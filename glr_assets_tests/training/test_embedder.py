@@ -29,8 +29,8 @@ from glr_assets.training.embedder import (
     whitened,
 )
 from glr_assets.training.model import untrained
-from glr_assets.training.photographs import prepare
 from glr_assets.training.whitening import within_class_whitening
+from glr_assets_tests.training.test_photographs import prepared
 
 TINY = Embedder(backbone="resnet-tiny", image_size=32, dimensions=16, stages=3)
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -61,7 +61,7 @@ def test_rows_do_not_depend_on_batches_or_threads() -> None:
 def test_rows_are_the_network_on_prepared_images() -> None:
     network, images = untrained(TINY, 2), photographs(3)
     with torch.inference_mode():
-        expected = network(torch.from_numpy(np.stack([prepare(image, 32) for image in images])))
+        expected = network(torch.from_numpy(np.stack([prepared(image, 32) for image in images])))
     np.testing.assert_allclose(embed(network, images, 32, device="cpu"), expected.numpy(), atol=1e-5)
 
 

@@ -23,7 +23,7 @@ from glr_assets.training.photographs import (
     decode,
     hold_out,
     in_threads,
-    prepare,
+    normalised,
     square,
     squares,
 )
@@ -35,6 +35,12 @@ def picture(seed: int, width: int = 40, height: int = 30) -> np.ndarray:
     """Smooth random colours, so that JPEG and resizing change little."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def prepared(image: bytes | np.ndarray | Image.Image, size: int) -> np.ndarray:
+    """A picture as a network takes it: float32 [3, size, size]."""
+    (batch,) = squares([image], size, batch_size=1, workers=0)
+    return normalised(batch)[0].numpy()
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
@@ -75,7 +81,7 @@ def test_hold_out_keeps_its_share_over_many_small_landmarks() -> None:
 
 def test_prepare_normalises_rgb_by_imagenets_statistics() -> None:
     pixels = picture(1, 32, 32)
-    got = prepare(encoded(pixels), 32)
+    got = prepared(encoded(pixels), 32)
     expected = (pixels.astype(np.float64) / 255 - IMAGENET_MEAN) / IMAGENET_STD
     assert got.dtype == np.float32
     assert got.shape == (3, 32, 32)
@@ -95,8 +101,8 @@ def test_prepare_squeezes_the_whole_picture(size: int) -> None:
 def test_prepare_is_the_same_for_bytes_arrays_and_pillow() -> None:
     pixels = picture(3)
     image = Image.fromarray(pixels)
-    np.testing.assert_array_equal(prepare(encoded(pixels), 24), prepare(pixels, 24))
-    np.testing.assert_array_equal(prepare(image, 24), prepare(pixels, 24))
+    np.testing.assert_array_equal(prepared(encoded(pixels), 24), prepared(pixels, 24))
+    np.testing.assert_array_equal(prepared(image, 24), prepared(pixels, 24))
 
 
 def test_pictures_are_turned_upright_by_their_exif() -> None:

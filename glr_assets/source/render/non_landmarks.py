@@ -34,11 +34,6 @@ def non_landmark_photo(seed: int, number: int) -> bytes:
     return jpeg(rng, kinds[number % len(kinds)](rng, size))
 
 
-def kind_of(number: int) -> str:
-    """What picture `number` shows."""
-    return tuple(KINDS)[number % len(KINDS)]
-
-
 def _open_place(rng: Rng, size: Size) -> tuple[Bytes, Camera, Light]:
     light, top, low, clouds = weather(rng)
     picture = surroundings.sky(rng, size, top, low, clouds)
