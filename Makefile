@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow lint format bench clean
+.PHONY: help setup demo dev test test-slow lint format bench bench-ingest clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,16 @@ format: setup ## rewrite the code in the house style
 
 bench: setup ## quality on the photographs of PHOTOS over three seeds, beside controls
 	$(BIN)/python -m glr_assets_tests.benchmarks.quality
+
+bench-ingest: setup ## the ingest of shards beside the ways of others, a shard of 1 GB, the catalog, reads by id
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! ldconfig -p | grep libvips.so.42 >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libvips42; \
+	fi
+	$(BIN)/python -m glr_assets_tests.benchmarks.ingest
+	$(BIN)/python -m glr_assets_tests.benchmarks.shard
+	$(BIN)/python -m glr_assets_tests.benchmarks.catalog
+	$(BIN)/python -m glr_assets_tests.benchmarks.random_access
 
 clean: ## remove the environment, the demo's store and its instance
 	rm -rf $(VENV) .dagster data

@@ -6,12 +6,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from glr_assets.errors import GlrError
+
+if TYPE_CHECKING:
+    from glr_assets.images.retry import SplitState
 
 app = typer.Typer(
     help="From a bucket of landmark photographs to a recogniser. Assets: `dagster dev`; settings: GLR_… variables.",
@@ -131,6 +134,53 @@ def shards_sync(source: SourceOption = None) -> None:
         for split, keys in added.items():
             total = len(instance.get_dynamic_partitions(f"{split}_shards"))
             out.print(f"{split}: {len(keys)} added, {total} registered", markup=False)
+
+
+@shards.command("retry")
+def shards_retry(
+    split: Annotated[Literal["train", "index", "test"] | None, typer.Option(help="Only this split.")] = None,
+    source: SourceOption = None,
+    store: StoreOption = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or path, in place of GLR_RECIPE.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be tried again.")] = False,
+) -> None:
+    """Try again what failed: shards that could not be ingested, and single images of those that were.
+
+    Images are read by their byte ranges; nothing that is well is read or written again. With DAGSTER_HOME set
+    the runs are seen in the UI.
+    """
+    from glr_assets.defs.lineage import open_instance, retry_shards
+    from glr_assets.images.retry import split_state
+    from glr_assets.settings import Settings
+    from glr_assets.source.layout import SPLITS
+
+    settings = Settings.from_environment(source=source, store=store, recipe=recipe)
+    opened, written = settings.open_source(), settings.open_store()
+    wrong: list[str] = []
+    for name in SPLITS if split is None else (split,):
+        state = split_state(opened, written, name)
+        _print_state(name, state)
+        if dry_run or not state.to_retry:
+            continue
+        with open_instance() as instance:
+            wrong += retry_shards(settings, instance, name, state.to_retry)
+        _print_state(f"{name} now", split_state(opened, written, name))
+    if wrong:
+        raise GlrError("; ".join(wrong))
+
+
+def _print_state(name: str, state: SplitState) -> None:
+    of = state.reconciled
+    out.print(
+        f"{name}: {len(of.ingested)} of {len(of.shards)} shards ingested, {len(state.failed)} failed, "
+        f"{len(state.untried)} never tried; members: seen {of.seen} = stored {of.stored} + skipped {of.skipped} + "
+        f"failed {of.failed}",
+        markup=False,
+    )
+    for shard, reason in sorted(state.failed.items()):
+        out.print(f"  shard {shard}: {reason}", markup=False)
+    if state.with_failed_images:
+        out.print(f"  failed images in {', '.join(state.with_failed_images)}", markup=False)
 
 
 @app.command()

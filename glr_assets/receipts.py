@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
@@ -53,18 +53,23 @@ class Receipt(BaseModel):
 
 @dataclass(frozen=True)
 class Made:
-    """An asset's receipt, and whether the work had been done before."""
+    """An asset's receipt, whether the work had been done before, and figures of this run alone, which nothing holds."""
 
     receipt: Receipt
     reused: bool
+    run: Summary = field(default_factory=dict)
 
 
 class Writer:
-    """Writes an asset's files and keeps their sizes and digests for the receipt."""
+    """Writes an asset's files and keeps their sizes and digests for the receipt.
 
-    def __init__(self, store: Store) -> None:
+    `before_first` is called before the first file takes its name.
+    """
+
+    def __init__(self, store: Store, before_first: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.outputs: dict[str, Written] = {}
+        self._before_first = before_first
 
     @contextmanager
     def writing(self, path: str) -> Iterator[IO[bytes]]:
@@ -72,6 +77,8 @@ class Writer:
         with self.store.writing(path) as file:
             hashing = _HashingFile(file)
             yield hashing  # type: ignore[misc]
+            if not self.outputs:
+                self._before_first()
         self.outputs[path] = Written(size=hashing.size, sha256=hashing.sha256.hexdigest())
 
     def write(self, path: str, data: bytes) -> None:
@@ -150,7 +157,7 @@ def need_receipt(store: Store, name: str) -> Receipt:
     receipt = find_receipt(store, name)
     if receipt is None:
         raise MissingInputError(f"{name} has not been made in {store.url}: materialise it first")
-    wrong = _damaged(store, receipt)
+    wrong = damage(store, receipt)
     if wrong:
         raise MissingInputError(f"{name} in {store.url} is damaged: {wrong}; materialise it again")
     return receipt
@@ -170,6 +177,7 @@ def make(
     code_version: str,
     build: Callable[[Writer], Summary],
     keep_earlier: bool = False,
+    again: bool = False,
 ) -> Made:
     """Make `name` by `build`, or find that the same work has been done.
 
@@ -181,19 +189,21 @@ def make(
         code_version: raised by hand when the code gives another result.
         build: writes the files and returns the figures that describe them.
         keep_earlier: leave the files of an earlier receipt that this one has not, as other versions.
+        again: make it whether or not the same work has been done.
     """
     wanted_inputs, wanted_parameters = dict(inputs), json.loads(json.dumps(parameters))
     earlier = find_receipt(store, name)
     if (
-        earlier is not None
+        not again
+        and earlier is not None
         and (earlier.inputs, earlier.parameters, earlier.code_version)
         == (wanted_inputs, wanted_parameters, code_version)
-        and not _damaged(store, earlier)
+        and not damage(store, earlier)
     ):
         return Made(earlier, reused=True)
-    # The old receipt goes before the first new byte: files that change under it must not pass for its own.
-    store.remove(receipt_path(name))
-    writer = Writer(store)
+    # The old receipt goes before the first new file takes its name: files that change under it must not pass for
+    # its own. A build that fails before leaves what was there, and may read it.
+    writer = Writer(store, before_first=lambda: store.remove(receipt_path(name)))
     summary = build(writer)
     receipt = Receipt(
         name=name,
@@ -210,7 +220,7 @@ def make(
     return Made(receipt, reused=False)
 
 
-def _damaged(store: Store, receipt: Receipt) -> str:
+def damage(store: Store, receipt: Receipt) -> str:
     """The first file of a receipt that is gone or of another size, in words; empty where all is well."""
     for path, written in receipt.outputs.items():
         try:

@@ -5,16 +5,23 @@ What belongs here: what a table is. Each stage keeps the schemas of its own tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import IO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from glr_assets.errors import MissingInputError, TableError
 from glr_assets.store import Store
+
+#: Rows that tell which columns repeat their values.
+_SAMPLE = 10_000
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,77 @@ def write_table(table: Table, data: pa.Table, file: IO[bytes]) -> None:
     Raises:
         TableError: `data` breaks the schema.
     """
+    data = _checked(table, data)
+    with _parquet(data, file) as parquet:
+        parquet.write_table(data)
+
+
+class TableWriter:
+    """A table written part by part, each a row group of its own, so that no more than a part is in memory.
+
+    `parts` are the columns, of the table's key, that name a part: each part has one value of them and no
+    other part the same, so keys that are unique in every part are unique in the table. The same parts in
+    the same order give the same bytes. It is a context manager; the file is whole when the block has ended.
+    """
+
+    def __init__(self, table: Table, file: IO[bytes], parts: Sequence[str]) -> None:
+        self.table = table
+        self.parts = tuple(parts)
+        self.rows = 0
+        self._seen: set[tuple[object, ...]] = set()
+        self._file = file
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._parquet is None:
+            self._parquet = _parquet(self.table.empty(), self._file)
+        self._parquet.close()
+
+    def append(self, data: pa.Table) -> None:
+        """Write one part; a part without rows leaves nothing.
+
+        Raises:
+            TableError: it breaks the schema, is of several parts, or of one that has been written.
+        """
+        if not data.num_rows:
+            return
+        data = _checked(self.table, data)
+        names = [pc.unique(data[column]).to_pylist() for column in self.parts]
+        part = tuple(values[0] for values in names)
+        told = ", ".join(f"{column} {value!r}" for column, value in zip(self.parts, part, strict=True))
+        if any(len(values) > 1 for values in names):
+            raise TableError(f"{self.table.path}: a part has rows of {names}, expected of one; write each by itself")
+        if part in self._seen:
+            raise TableError(f"{self.table.path}: {told} has been written before; write each part once")
+        self._seen.add(part)
+        self._parquet = self._parquet or _parquet(data, self._file)
+        self._parquet.write_table(data, row_group_size=data.num_rows)
+        self.rows += data.num_rows
+
+
+def _parquet(data: pa.Table, file: IO[bytes]) -> pq.ParquetWriter:
+    """A writer of tables like `data`: with a dictionary where values repeat, which elsewhere only adds bytes."""
+    first = data.slice(0, _SAMPLE)
+    repeating = []
+    for field in data.schema:
+        if pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
+            repeating.append(f"{field.name}.list.element")
+        elif not pa.types.is_nested(field.type) and 2 * pc.count_distinct(first[field.name]).as_py() <= len(first):
+            repeating.append(field.name)
+    return pq.ParquetWriter(file, data.schema, compression="zstd", use_dictionary=repeating, store_schema=True)
+
+
+def _checked(table: Table, data: pa.Table) -> pa.Table:
     data = data.combine_chunks()
     wrong = problems(table, data)
     if wrong:
         raise TableError(f"{table.path}: {'; '.join(wrong)}")
-    pq.write_table(data.cast(table.schema), file, compression="zstd", store_schema=True)
+    return data.cast(table.schema)
 
 
 def read_table(store: Store, table: Table, columns: Sequence[str] | None = None, **partition: str) -> pa.Table:
@@ -101,6 +174,47 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
         MissingInputError: it has not been made.
         TableError: the file is not Parquet, or lacks a column.
     """
+    with _opened(store, table, columns, partition) as (parquet, wanted):
+        return _joinable(parquet.read(wanted).select(wanted))
+
+
+def read_parts(
+    store: Store, table: Table, columns: Sequence[str], only: Mapping[str, str] | None = None, **partition: str
+) -> Iterator[pa.Table]:
+    """The rows of a table in order, a row group at a time; of those only which have the values of `only`.
+
+    Row groups whose statistics tell that they have none are not read.
+
+    Raises:
+        MissingInputError: it has not been made.
+        TableError: the file is not Parquet, or lacks a column.
+    """
+    only = only or {}
+    names = [*columns, *(name for name in only if name not in columns)]
+    with _opened(store, table, names, partition) as (parquet, _):
+        numbers = {name: parquet.schema_arrow.get_field_index(name) for name in only}
+        for group in range(parquet.num_row_groups):
+            metadata = parquet.metadata.row_group(group)
+            if not all(_may_hold(metadata.column(numbers[name]), value) for name, value in only.items()):
+                continue
+            data = parquet.read_row_group(group, names)
+            for name, value in only.items():
+                data = data.filter(pc.equal(data[name], value))
+            yield _joinable(data.select(list(columns)))
+
+
+def _may_hold(column: pq.ColumnChunkMetaData, value: str) -> bool:
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= value <= statistics.max)
+
+
+@contextmanager
+def _opened(
+    store: Store, table: Table, columns: Sequence[str] | None, partition: Mapping[str, str]
+) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """A table's file and the columns to read of it; what is wrong with the file is told, now or while it is read."""
     path = table.at(**partition)
     try:
         with store.open(path) as file, pq.ParquetFile(file) as parquet:
@@ -108,8 +222,7 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
             absent = set(table.schema.names if columns is None else columns) - set(present)
             if absent:
                 raise TableError(f"{store.full_url(path)}: lacks the columns {sorted(absent)}; materialise it again")
-            wanted = present if columns is None else list(columns)
-            data = parquet.read(wanted).select(wanted)
+            yield parquet, present if columns is None else list(columns)
     except FileNotFoundError as error:
         raise MissingInputError(
             f"{store.full_url(path)} is missing: materialise the asset that writes it first"
@@ -118,5 +231,32 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
         raise TableError(
             f"{store.full_url(path)}: not a Parquet table ({' '.join(str(error).split())}); materialise it again"
         ) from error
-    # A column that may not be null on disk may still be joined with others in memory.
+
+
+def _joinable(data: pa.Table) -> pa.Table:
+    """A column that may not be null on disk may still be joined with others in memory."""
     return data.cast(pa.schema([field.with_nullable(True) for field in data.schema]))
+
+
+def fixed_width(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
+    """A column of strings without absent values as UTF-8 bytes of numpy's fixed width, that of the longest.
+
+    No Python object is made of a value. Numpy takes a NUL at a string's end for no part of it.
+    """
+    array = column.cast(pa.large_string())
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    count = len(array)
+    if array.null_count:
+        raise TableError(f"a column has {array.null_count} absent values, expected none")
+    if not count:
+        return np.zeros(0, "S1")
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + count + 1]
+    lengths = np.diff(offsets)
+    width = max(int(lengths.max()), 1)
+    data = array.buffers()[2]
+    filled = np.frombuffer(b"" if data is None else data, np.uint8)[offsets[0] : offsets[-1]]
+    if (lengths == width).all():
+        return filled.copy().view(f"S{width}")
+    rows = np.zeros((count, width), np.uint8)
+    rows[np.arange(width) < lengths[:, None]] = filled
+    return rows.reshape(-1).view(f"S{width}")

@@ -34,6 +34,15 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_photos() -> Path:
+    """Real photographs, where the checkout has the project's shared folder beside it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
+    if not folder.is_dir():
+        pytest.skip(f"no photographs: {folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder `<landmark>/<number>.jpg` of 4 x 8 photographs.
 

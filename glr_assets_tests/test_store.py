@@ -102,6 +102,16 @@ def test_ranges(any_store: Store) -> None:
         assert file.read() == bytes(range(197, 200))
 
 
+def test_the_head_of_a_file(any_store: Store) -> None:
+    any_store.write("file", bytes(range(200)))
+    any_store.write("empty", b"")
+    assert any_store.head("file", 10) == bytes(range(10))
+    assert any_store.head("file", 1000) == bytes(range(200))
+    assert any_store.head("empty", 10) == b""
+    with pytest.raises(FileNotFoundError):
+        any_store.head("absent", 10)
+
+
 @pytest.mark.parametrize(("offset", "size", "found"), [(190, 20, 10), (200, 5, 0), (5000, 10, 0)])
 def test_a_range_beyond_the_end_says_so(any_store: Store, offset: int, size: int, found: int) -> None:
     any_store.write("file", bytes(200))
@@ -365,6 +375,9 @@ def test_a_file_where_a_folder_is_read(store: Store) -> None:
     with pytest.raises(StoreError) as error:
         store.read("file/below")
     one_line(error, store.full_url("file/below"), "cannot read")
+    with pytest.raises(StoreError) as error:
+        store.read("file/below", 0, 1)
+    one_line(error, store.full_url("file/below"), "cannot read")
     (Path(store.root) / "folder").mkdir()
     with pytest.raises(StoreError) as error:
         store.open("folder")
@@ -398,7 +411,9 @@ def test_the_options_given_win(s3_endpoint: str) -> None:
     assert store.fs.config_kwargs["retries"]["total_max_attempts"] <= 3
     own = {"retries": {"max_attempts": 9}, "connect_timeout": 1}
     patient = Store("s3://bucket", {"endpoint_url": s3_endpoint, "config_kwargs": own, "max_concurrency": 2})
-    assert patient.fs.config_kwargs == own
+    ours = store.fs.config_kwargs
+    assert patient.fs.config_kwargs == ours | own
+    assert 1 < ours["connect_timeout"] <= ours["read_timeout"] <= 60  # a stalled connection is noticed
     assert patient.fs.max_concurrency == 2
 
 

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from glr_assets.errors import MissingInputError, TableError
 from glr_assets.store import Store
-from glr_assets.tables import Column, Table, problems, read_table, repeated_keys, write_table
+from glr_assets.tables import (
+    Column,
+    Table,
+    TableWriter,
+    fixed_width,
+    problems,
+    read_parts,
+    read_table,
+    repeated_keys,
+    write_table,
+)
 
 TABLE = Table(
     "t/{split}/{shard}.parquet",
@@ -190,3 +200,101 @@ def test_rows_refuse_what_does_not_fit_a_column() -> None:
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)):
         TABLE.rows([row(side="three")])
     assert pc.sum(TABLE.rows([row(), row(side=4)])["side"]).as_py() == 7
+
+
+def in_parts(*parts: pa.Table) -> bytes:
+    file = io.BytesIO()
+    with TableWriter(TABLE, file, parts=["side"]) as writer:
+        for part in parts:
+            writer.append(part)
+    assert writer.rows == sum(part.num_rows for part in parts)
+    return file.getvalue()
+
+
+def side(number: int, count: int) -> pa.Table:
+    return TABLE.rows([row(id=f"{n:04d}", side=number, words=[str(n % 3)]) for n in range(count)])
+
+
+def test_a_table_written_in_parts_is_their_rows_with_a_row_group_each(store: Store) -> None:
+    parts = [side(3, 5), TABLE.empty(), side(1, 70_000), side(2, 1)]
+    data = in_parts(*parts)
+    store.write("t/a/b.parquet", data)
+    assert read_table(store, TABLE, split="a", shard="b").to_pydict() == pa.concat_tables(parts).to_pydict()
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [5, 70_000, 1]
+    assert in_parts(*(pa.concat_tables([part.slice(0, 2), part.slice(2)]) for part in parts)) == data
+    store.write("t/a/none.parquet", in_parts())
+    assert read_table(store, TABLE, split="a", shard="none").num_rows == 0
+    assert pq.ParquetFile(io.BytesIO(in_parts())).schema_arrow.equals(TABLE.schema)
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ([side(1, 2), side(2, 2), side(1, 1)], "side 1 has been written before"),
+        ([pa.concat_tables([side(1, 2), side(2, 2)])], r"a part has rows of \[\[1, 2\]\]"),
+        ([side(1, 2), pa.concat_tables([side(2, 2), side(2, 1)])], "1 keys stand more than once"),
+        ([side(1, 2).drop_columns(["good"])], "columns are"),
+    ],
+)
+def test_parts_that_could_repeat_a_key_are_refused(parts: list[pa.Table], told: str) -> None:
+    with pytest.raises(TableError, match=told):
+        in_parts(*parts)
+
+
+def test_only_the_row_groups_that_are_asked_for_are_read(store: Store) -> None:
+    names = Table(
+        "n.parquet", "one row a name", (Column("of", pa.string(), "Of"), Column("n", pa.int64(), "N")), ("n",)
+    )
+    groups = [["a"] * 3, ["b", "a", "b"], ["c"] * 3]
+    file = io.BytesIO()
+    schema = pa.schema(names.schema)
+    with pq.ParquetWriter(file, schema) as writer:
+        for number, group in enumerate(groups):
+            writer.write_table(pa.table({"of": group, "n": range(3 * number, 3 * number + 3)}, schema=schema))
+    data = bytearray(file.getvalue())
+    last = pq.ParquetFile(io.BytesIO(bytes(data))).metadata.row_group(2).column(1)
+    data[last.data_page_offset : last.data_page_offset + 30] = bytes(30)
+    store.write("n.parquet", bytes(data))
+    found = [part.to_pydict() for part in read_parts(store, names, ["n"], {"of": "a"})]
+    assert found == [{"n": [0, 1, 2]}, {"n": [4]}]
+    assert [part.num_rows for part in read_parts(store, names, ["n"], {"of": "d"})] == []
+    assert [part.to_pydict() for part in read_parts(store, names, ["of"])] == [{"of": group} for group in groups]
+    for only in ({"of": "c"}, {}):
+        with pytest.raises(TableError, match=r"n\.parquet: not a Parquet table"):
+            list(read_parts(store, names, ["n"], only))
+    with pytest.raises(TableError, match=r"lacks the columns \['more'\]"):
+        list(read_parts(store, names, ["n"], {"more": "a"}))
+    store.remove("n.parquet")
+    with pytest.raises(MissingInputError, match=r"n\.parquet is missing"):
+        list(read_parts(store, names, ["n"]))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)), st.data())
+def test_strings_of_fixed_width_are_their_bytes(values: list[str], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(values)))
+    column = pa.chunked_array([values[:cut], values[cut:]], pa.string())
+    found = fixed_width(column)
+    expected = [value.encode() for value in values]
+    assert found.tolist() == expected
+    assert found.dtype.itemsize == max([1, *map(len, expected)])
+    begin = data.draw(st.integers(0, len(values)))
+    assert fixed_width(column.combine_chunks().slice(begin)).tolist() == expected[begin:]
+    large = column.combine_chunks().cast(pa.large_string())
+    assert fixed_width(large.slice(begin)).tolist() == expected[begin:]
+
+
+def test_strings_of_fixed_width_are_not_absent() -> None:
+    with pytest.raises(TableError, match="1 absent values"):
+        fixed_width(pa.array(["a", None]))
+
+
+def test_values_that_repeat_are_written_once(store: Store) -> None:
+    rows = [row(id=f"{n:06d}", words=["long and always the same"]) for n in range(3000)]
+    metadata = pq.ParquetFile(io.BytesIO(written(TABLE.rows(rows)))).metadata.row_group(0)
+    encodings = {
+        metadata.column(n).path_in_schema: metadata.column(n).has_dictionary_page for n in range(metadata.num_columns)
+    }
+    assert not encodings["id"]
+    assert encodings["side"]
+    assert encodings["words.list.element"]

@@ -11,10 +11,10 @@ from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.images import catalog, ingest
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.images.selection import selection_for
-from glr_assets.recipes import Images
+from glr_assets.recipes import Execution, Images
 from glr_assets.source.base import Split
 
-ImagesConfig = launchpad(images=Images)
+ImagesConfig = launchpad(images=Images, execution=Execution)
 
 
 def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsDefinition:
@@ -23,7 +23,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         name=f"{split}_images",
         group="images",
         code_version=ingest.CODE_VERSION,
-        kinds={"tar", "pillow"},
+        kinds={"tar", "jpeg"},
         deps=deps,
         description=description,
         partitions_def=SHARDS[split],
@@ -40,7 +40,14 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
             context,
             IMAGE_INDEX,
             lambda shard: ingest.ingest_shard(
-                source, store, split, shard, selection, recipe.images, recipe.execution.threads
+                source,
+                store,
+                split,
+                shard,
+                selection,
+                recipe.images,
+                recipe.execution.threads,
+                retry_failed=recipe.execution.retry_failed,
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDS, contiguous, sync_shards
 from glr_assets.errors import GlrError
 from glr_assets.settings import Settings
+from glr_assets.source.base import Split
 
 #: The in-process runs report through `Progress`; Dagster's own console log would tear the progress bar.
 _MENDABLE = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)}
@@ -89,12 +90,36 @@ def materialise_lineage(settings: Settings, instance: dg.DagsterInstance, progre
     return seconds
 
 
+def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split, shards: Collection[str]) -> list[str]:
+    """Materialise these shards' images once more, and of those that were ingested only the images that failed.
+
+    Returns:
+        What went wrong, a text for each run of neighbouring shards that did not end well.
+    """
+    sync_shards(instance, settings.open_source())
+    platform = Platform(source=settings.source, store=settings.store, recipe=settings.recipe)
+    definitions = build_definitions(platform)
+    key = dg.AssetKey(f"{split}_images")
+    config = {"ops": {_name(key): {"config": {"execution": {"retry_failed": True}}}}}
+    wrong = []
+    for run in contiguous(instance.get_dynamic_partitions(f"{split}_shards"), shards):
+        try:
+            _materialise(definitions, key, run, instance, config)
+        except LineageError as error:
+            wrong.append(str(error))
+    return wrong
+
+
 def _name(key: dg.AssetKey) -> str:
     return key.to_user_string()
 
 
 def _materialise(
-    definitions: dg.Definitions, key: dg.AssetKey, shards: tuple[str, str] | None, instance: dg.DagsterInstance
+    definitions: dg.Definitions,
+    key: dg.AssetKey,
+    shards: tuple[str, str] | None,
+    instance: dg.DagsterInstance,
+    config: Mapping[str, object] | None = None,
 ) -> list[str]:
     """Run one asset, or a range of its shards, with its checks; returns the checks that warn."""
     tags = {}
@@ -106,7 +131,7 @@ def _materialise(
         selection=dg.AssetSelection.assets(key),
         instance=instance,
         resources=definitions.resources,
-        run_config=_QUIET,
+        run_config=_QUIET | dict(config or {}),
         tags=tags,
         raise_on_error=False,
     )

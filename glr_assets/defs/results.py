@@ -43,6 +43,8 @@ def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> 
         metadata["dagster/column_schema"] = columns_of(table)
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
+    # Of this run alone: seconds, bytes read and spared.
+    metadata |= {f"run: {key}": value for key, value in made.run.items()}
     if store is not None:
         metadata |= pictures_of(made, store)
     return metadata

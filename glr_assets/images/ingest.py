@@ -1,45 +1,81 @@
-"""One shard of the source to one shard of the store, in one pass and without extraction.
+"""One shard of the source to one shard of the store: in one pass, or, where an earlier pass is known, by what is new.
 
-The stored TAR and its index take their names only after the last byte has passed and the MD5 is right.
+The stored TAR and its index take their names only after the last byte has passed and the MD5 is right. A later
+run with another plan, or that tries failed images again, reads of the source only what the index of the earlier
+pass cannot give, each image by its byte range; the bytes it leaves are those that a whole pass would leave.
 """
 
 from __future__ import annotations
 
-import tarfile
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import IO, Any
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import xxhash
 
 from glr_assets.errors import SourceError
+from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
 from glr_assets.images.members import image_id, name_problem
-from glr_assets.images.pixels import PIXEL_PATH, Refused, StoredImage, downsize
+from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.images.selection import Selection
-from glr_assets.receipts import Made, Summary, Writer, make
+from glr_assets.images.shard_runs import ShardRun, find_run, write_run
+from glr_assets.images.stored_tar import StoredTar
+from glr_assets.ranges import ordered
+from glr_assets.receipts import Made, Summary, Writer, find_receipt, make
 from glr_assets.recipes import Images
 from glr_assets.source import Member, Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 
-CODE_VERSION = f"1:{PIXEL_PATH}"
+CODE_VERSION = f"2:{PIXELS_VERSION}"
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
-TAR_BLOCK = 512
+#: Images that decoding may be ahead of writing, for each worker: enough that none waits for a slow one before it.
+AHEAD = 4
+#: Bytes of the source that they may hold together; one image may be larger.
+BYTES_AHEAD = 64 * 2**20
+REPEATED = "repeated id: stored from an earlier member"
+UNWANTED = "not wanted by the plan"
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """A member on its way: what is known of it, and its pixels once they are ready."""
+class Judged:
+    """A member and what is known of it before its pixels: an id, a landmark, and `status` wanted, skipped or failed."""
 
     member: Member
     id: str | None
     landmark_id: int | None
     status: str
     reason: str
-    pixels: Future[StoredImage | Refused] | None
+    xxh3: int | None
+
+
+@dataclass
+class Run:
+    """What a run did, which is no part of what it leaves."""
+
+    attempts: int = 0
+    read_bytes: int = 0
+    spared_bytes: int = 0
+    carried: int = 0
+    decoded: int = 0
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """All that the ways of ingesting a shard need."""
+
+    source: Source
+    store: Store
+    split: Split
+    key: str
+    selection: Selection
+    recipe: Images
+    workers: int
+    run: Run = field(default_factory=Run)
 
 
 def ingest_shard(
@@ -50,8 +86,10 @@ def ingest_shard(
     selection: Selection,
     recipe: Images,
     workers: int,
+    *,
+    retry_failed: bool = False,
 ) -> Made:
-    """Store the wanted images of a shard and an index row for every member of it.
+    """Store the wanted images of a shard and an index row for every member of it; tell of the run beside it.
 
     Args:
         source: where the shard is.
@@ -61,162 +99,251 @@ def ingest_shard(
         selection: the listed and the wanted ids of the split.
         recipe: sizes, quality and limits.
         workers: decoding threads; the result does not depend on it.
+        retry_failed: read and decode once more what failed in an earlier run, and nothing else.
 
     Raises:
         SourceError: the shard is missing, cut, or three times not what its MD5 says; nothing is written.
     """
+    began = time.monotonic()
+    job = _Shard(source, store, split, shard, selection, recipe, workers)
+    name = f"{split}_images/{shard}"
+    try:
+        parameters = recipe.model_dump(exclude={"keep"}) | {"split": split, "shard": shard}
+        digest = source.shard_digest(split, shard, require_md5=recipe.require_md5)
+        receipt = find_receipt(store, name)
 
-    def build(writer: Writer) -> Summary:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return _stored(source, writer, split, shard, selection, recipe, workers)
-            except SourceError:
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(RETRY_SECONDS * attempt)
-        raise AssertionError("unreachable")
+        def build(writer: Writer) -> Summary:
+            left = find_earlier(store, split, shard, digest, parameters, CODE_VERSION)
+            return _built(job, writer, left, retry_failed)
 
-    parameters = recipe.model_dump(exclude={"keep"}) | {"split": split, "shard": shard}
-    digest = source.shard_digest(split, shard, require_md5=recipe.require_md5)
-    return make(
-        store,
-        f"{split}_images/{shard}",
-        inputs={f"source:{split}/{shard}": digest} | selection.digests,
-        parameters=parameters,
-        code_version=CODE_VERSION,
-        build=build,
+        made = make(
+            store,
+            name,
+            inputs={f"source:{split}/{shard}": digest} | selection.digests,
+            parameters=parameters,
+            code_version=CODE_VERSION,
+            build=build,
+            again=retry_failed and receipt is not None and bool(receipt.summary.get("failed")),
+        )
+    except SourceError as error:
+        _tell(job, began, error=str(error))
+        raise
+    if made.reused:
+        last = find_run(store, split, shard)
+        if last is not None and last.outcome == "failed":  # what stood in the way is gone, what was made still holds
+            _tell(job, began, summary=made.receipt.summary)
+        return made
+    return replace(made, run=_tell(job, began, summary=made.receipt.summary))
+
+
+def _tell(job: _Shard, began: float, *, summary: Summary | None = None, error: str = "") -> Summary:
+    """Leave what the run did in the store, and give it as figures."""
+    run = ShardRun(
+        outcome="failed" if error else "ingested",
+        error=error,
+        seconds=round(time.monotonic() - began, 3),
+        attempts=job.run.attempts,
+        read_bytes=job.run.read_bytes,
+        spared_bytes=job.run.spared_bytes,
+        decoded=job.run.decoded,
+        carried=job.run.carried,
+        members=summary or {},
+    )
+    write_run(job.store, job.split, job.key, run)
+    return run.figures()
+
+
+def _built(job: _Shard, writer: Writer, earlier: Earlier | None, retry_failed: bool) -> Summary:
+    for attempt in range(1, ATTEMPTS + 1):
+        job.run.attempts = attempt
+        try:
+            # What an earlier run left is relied on once; where it does not hold, the shard is read whole.
+            if earlier is not None and attempt == 1:
+                return _written(job, writer, _anew(job, earlier, retry_failed))
+            return _written(job, writer, _passed(job))
+        except OutdatedError:
+            continue
+        except SourceError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(RETRY_SECONDS * attempt)
+    raise AssertionError("unreachable")
+
+
+Outcome = tuple[Judged, StoredImage | Refused | None]
+
+
+def _passed(job: _Shard) -> Iterator[Outcome]:
+    """Every member in one pass over the shard."""
+    recipe = job.recipe
+    job.run.read_bytes = job.run.spared_bytes = job.run.decoded = job.run.carried = 0
+
+    def known() -> Iterator[_Known]:
+        members = job.source.members(
+            job.split, job.key, require_md5=recipe.require_md5, max_member_bytes=recipe.max_member_bytes
+        )
+        for member in members:
+            data = member.data
+            job.run.read_bytes += member.size
+            judged = judge(
+                replace(member, data=None),
+                job.selection,
+                recipe,
+                None if data is None else xxhash.xxh3_64_intdigest(data),
+            )
+            wanted = judged.status == "wanted"
+            job.run.decoded += wanted
+            yield _Known(judged, data=data if wanted else None)
+
+    yield from _decoded(known(), job)
+
+
+def _anew(job: _Shard, earlier: Earlier, retry_failed: bool) -> Iterator[Outcome]:
+    """Every member as the earlier index has it: carried over where that suffices, else read by its range."""
+    plan = []
+    for row in earlier.rows:
+        item = judge(row.member, job.selection, job.recipe, row.xxh3)
+        plan.append((row, item, item.status != "wanted" or earlier.settles(row, retry_failed)))
+    images = earlier.images(row for row, item, settled in plan if item.status == "wanted" and settled and row.is_stored)
+    fetched = job.source.read_members(row.place for row, _, settled in plan if not settled)
+    job.run.spared_bytes = sum(row.member.size for row in earlier.rows)
+
+    def known() -> Iterator[_Known]:
+        for row, item, settled in plan:
+            if not settled:
+                data = _as_indexed(row, next(fetched))
+                job.run.read_bytes += len(data)
+                job.run.spared_bytes -= len(data)
+                job.run.decoded += 1
+                yield _Known(replace(item, xxh3=xxhash.xxh3_64_intdigest(data)), data=data)
+            elif item.status != "wanted":
+                yield _Known(item)
+            elif row.is_stored:
+                job.run.carried += 1
+                yield _Known(item, outcome=next(images))
+            elif row.is_repeated:
+                yield _Known(replace(item, status="skipped", reason=REPEATED))
+            else:
+                yield _Known(item, outcome=row.refused)
+
+    yield from _decoded(known(), job)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A member with what became of it earlier, or with its bytes where that is to be found out."""
+
+    judged: Judged
+    outcome: StoredImage | Refused | None = None
+    data: bytes | memoryview | None = None
+
+
+def _as_indexed(row: EarlierRow, data: bytes | SourceError) -> bytes:
+    if isinstance(data, SourceError):
+        raise data
+    if row.xxh3 is not None and xxhash.xxh3_64_intdigest(data) != row.xxh3:
+        raise SourceError(
+            f"{row.place.name}: the {row.place.size} bytes at {row.place.offset} are not those that were indexed as "
+            f"{row.member.name}: the source has changed, or they were damaged on their way; run it again"
+        )
+    return data
+
+
+def _decoded(found: Iterable[_Known], job: _Shard) -> Iterator[Outcome]:
+    """Members in their order with what became of them; a few are decoded ahead of the one that is taken."""
+
+    def outcome(item: _Known) -> Outcome:
+        return item.judged, item.outcome if item.data is None else downsize(item.data, job.recipe)
+
+    yield from ordered(
+        outcome,
+        found,
+        workers=job.workers,
+        ahead=AHEAD * job.workers,
+        most_bytes=BYTES_AHEAD,
+        size=lambda item: len(item.data or b""),
     )
 
 
-def _stored(
-    source: Source,
-    writer: Writer,
-    split: Split,
-    shard: str,
-    selection: Selection,
-    recipe: Images,
-    workers: int,
-) -> Summary:
+def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None) -> Judged:
+    """Decide from name, kind and size; `wanted` is what is left for its pixels to decide."""
+    problem = name_problem(member.name)
+    known = None if problem or member.kind == "directory" else image_id(member.name)
+    row = None if known is None else selection.row(known)
+    if member.kind == "directory":
+        status, reason = "skipped", "a directory"
+    elif problem:
+        status, reason = "failed", problem
+    elif row is None:
+        status, reason = "skipped", "unknown id: not in the split's table"
+    elif not selection.wanted[row]:
+        status, reason = "skipped", UNWANTED
+    elif member.kind != "file":
+        status, reason = "failed", f"not a file: {member.kind}"
+    elif member.size > recipe.max_member_bytes:
+        status, reason = "failed", f"too large: {member.size} bytes, at most {recipe.max_member_bytes} are read"
+    else:
+        status, reason = "wanted", ""
+    return Judged(member, known, None if row is None else selection.landmark(row), status, reason, xxh3)
+
+
+def _written(job: _Shard, writer: Writer, outcomes: Iterator[Outcome]) -> Summary:
+    """Write the stored TAR and the index; returns the figures of the members."""
     rows: list[dict[str, Any]] = []
     stored_ids: set[str] = set()
-    with (
-        writer.writing(STORED_TAR.format(split=split, shard=shard)) as file,
-        _StoredTar(file) as tar,
-        ThreadPoolExecutor(workers, thread_name_prefix=f"decode-{shard}") as pool,
-    ):
-        members = source.members(split, shard, require_md5=recipe.require_md5, max_member_bytes=recipe.max_member_bytes)
-        for pending in _in_order(members, selection, recipe, pool, ahead=4 * workers):
-            rows.append(_row(pending, tar, stored_ids))
-    writer.table(IMAGE_INDEX, IMAGE_INDEX.rows(rows), split=split, shard=shard)
+    with writer.writing(STORED_TAR.format(split=job.split, shard=job.key)) as file, StoredTar(file) as tar:
+        for judged, pixels in outcomes:
+            rows.append(_row(judged, pixels, tar, stored_ids))
+    writer.table(IMAGE_INDEX, IMAGE_INDEX.rows(rows), split=job.split, shard=job.key)
     statuses = Counter(row["status"] for row in rows)
+    failures = Counter(row["reason"].split(":")[0] for row in rows if row["status"] == "failed")
     return {
         "seen": len(rows),
         **{status: statuses[status] for status in ("stored", "skipped", "failed")},
         "source_bytes": sum(row["source_size"] for row in rows),
         "stored_bytes": sum(row.get("stored_size", 0) for row in rows),
+        **{f"failed: {reason}": count for reason, count in sorted(failures.items())},
     }
 
 
-def _in_order(
-    members: Iterator[Member],
-    selection: Selection,
-    recipe: Images,
-    pool: ThreadPoolExecutor,
-    ahead: int,
-) -> Iterator[_Pending]:
-    """Members in the shard's order, at most `ahead` of them decoding beyond the one that is taken."""
-    queue: deque[_Pending] = deque()
-    for member in members:
-        queue.append(_judged(member, selection, recipe, pool))
-        if len(queue) > ahead:
-            yield queue.popleft()
-    yield from queue
-
-
-def _judged(member: Member, selection: Selection, recipe: Images, pool: ThreadPoolExecutor) -> _Pending:
-    """Decide from name, kind and size; images that are wanted are handed to the pool."""
-    problem = name_problem(member.name)
-    known = None if problem or member.kind == "directory" else image_id(member.name)
-    row = None if known is None else selection.row(known)
-    verdicts = (
-        (member.kind == "directory", "skipped", "a directory"),
-        (bool(problem), "failed", problem),
-        (row is None, "skipped", "unknown id: not in the split's table"),
-        (row is not None and not selection.wanted[row], "skipped", "not wanted by the plan"),
-        (member.kind != "file", "failed", f"not a file: {member.kind}"),
-        (member.data is None, "failed", f"too large: {member.size} bytes, at most {recipe.max_member_bytes} are read"),
-    )
-    status, reason = next(((status, reason) for holds, status, reason in verdicts if holds), ("wanted", ""))
-    return _Pending(
-        replace(member, data=None),
-        known,
-        None if row is None else selection.landmark(row),
-        status,
-        reason,
-        pool.submit(downsize, member.data, recipe) if status == "wanted" and member.data is not None else None,
-    )
-
-
-def _row(pending: _Pending, tar: _StoredTar, stored_ids: set[str]) -> dict[str, Any]:
+def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, stored_ids: set[str]) -> dict[str, Any]:
     """The index row of a member, its image written to the stored TAR where there is one."""
-    member = pending.member
+    member = judged.member
     row: dict[str, Any] = {
-        "id": pending.id,
-        "landmark_id": pending.landmark_id,
-        "status": pending.status,
-        "reason": pending.reason,
+        "id": judged.id,
+        "landmark_id": judged.landmark_id,
+        "status": judged.status,
+        "reason": judged.reason,
         "member": _writable(member.name),
+        "kind": member.kind,
         "source_path": _writable(member.source_path),
         "source_offset": member.offset,
         "source_size": member.size,
+        "source_xxh3": judged.xxh3,
     }
-    if pending.pixels is None or pending.id is None:
+    if pixels is None or judged.id is None:
         return row
-    pixels = pending.pixels.result()
     if isinstance(pixels, Refused):
         return row | {"status": "failed", "reason": pixels.reason}
-    if pending.id in stored_ids:
-        return row | {"status": "skipped", "reason": "repeated id: stored from an earlier member"}
-    stored_ids.add(pending.id)
+    if judged.id in stored_ids:
+        return row | {"status": "skipped", "reason": REPEATED}
+    stored_ids.add(judged.id)
     return row | {
         "status": "stored",
         "source_format": pixels.source_format,
         "source_width": pixels.source_size[0],
         "source_height": pixels.source_size[1],
-        "stored_offset": tar.add(f"{pending.id}.jpg", pixels.jpeg),
+        "stored_offset": tar.add(f"{judged.id}.jpg", pixels.jpeg),
         "stored_size": len(pixels.jpeg),
+        "stored_xxh3": xxhash.xxh3_64_intdigest(pixels.jpeg),
+        "pixel_path": pixels.pixel_path,
         "width": pixels.size[0],
         "height": pixels.size[1],
         "dhash": pixels.dhash,
+        "dhash_path": pixels.dhash_path,
     }
 
 
 def _writable(name: str) -> str:
     """A name whose bytes are not UTF-8, with those bytes spelled out: different names stay different."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-class _StoredTar:
-    """An ordinary TAR of `<id>.jpg` members, which tells where each member's bytes begin."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.position = 0
-
-    def __enter__(self) -> _StoredTar:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.file.write(bytes(2 * TAR_BLOCK))
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a member; returns the offset of its first byte."""
-        header = tarfile.TarInfo(name)
-        header.size, header.mode = len(data), 0o644
-        block = header.tobuf(tarfile.USTAR_FORMAT)
-        padding = bytes(-len(data) % TAR_BLOCK)
-        self.file.write(block + data + padding)
-        offset = self.position + len(block)
-        self.position = offset + len(data) + len(padding)
-        return offset

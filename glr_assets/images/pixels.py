@@ -1,20 +1,47 @@
-"""One image: decoded as a viewer shows it, downsized, encoded and hashed, or refused with a reason."""
+"""One image: decoded as a viewer shows it, downsized, encoded and hashed, or refused with a reason.
+
+There are three ways, told in the index. A JPEG in YCbCr or grey is worked on in its own planes; any other image,
+and any that this way stumbles over, through Pillow; a JPEG that is small and upright is kept byte for byte.
+Both ways resample by the same Lanczos and read the hash from luma. Colour profiles are not applied: GLDv2's files
+hold none, and converting takes longer than all the rest.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import struct
+import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from glr_assets.images.jpeg_header import START as JPEG_START
+from glr_assets.images.jpeg_header import JpegHeader, count_scans, read_header
+from glr_assets.images.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
 from glr_assets.recipes import Images
 
-#: Raised when the same bytes would be stored as other pixels; part of every shard's version.
-PIXEL_PATH = "pillow-lanczos-1"
+if TYPE_CHECKING:
+    from glr_assets.images.resample import Axis
+
+# Each is raised when the same bytes would be stored as other pixels, or hashed otherwise, that way.
+PLANES, PILLOW, KEPT, LUMA_HASH = "planes-1", "pillow-1", "kept-1", "luma-1"
+#: Part of every shard's version.
+PIXELS_VERSION = f"{PLANES},{PILLOW},{KEPT},{LUMA_HASH}"
+#: The inverse DCT halves an image, or quarters it, where its smaller side stays this much longer than wanted. With
+#: less to spare what it leaves of aliasing shows: from 1.25 on it is some 42 dB from Lanczos on the whole image.
+SPARE = 1.25
+#: From so many pixels on, images are worked on one at a time: of a recipe's largest two would not fit in memory.
+LARGE_PIXELS = 2**24
+#: Rows that are turned into RGB at a time: the whole image in RGB beside itself would be half a gigabyte.
+_STRIP = 256
 #: Multi-picture JPEGs (MPO) come with JPEG: Pillow has no opener of that name.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+#: A decoder goes over the whole image for each scan of a JPEG; encoders write a dozen.
+_MOST_SCANS = 100
 #: What Pillow's decoders raise on damaged files, beside OSError and its own error for bombs.
 _DECODER_ERRORS = (
     OSError,
@@ -30,30 +57,27 @@ _DECODER_ERRORS = (
     MemoryError,
     RuntimeError,
 )
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+#: Orientations, 1 to 8, that mirror columns and rows, and that then swap them (EXIF 2.3, 4.6.4.A).
+_MIRRORED = ({2, 3, 7, 8}, {3, 4, 6, 7})
+_TRANSPOSED = {5, 6, 7, 8}
 #: The longest side that libjpeg writes (JPEG_MAX_DIMENSION).
 _LONGEST_JPEG_SIDE = 65_500
+_large = threading.Lock()
 # Damaged files are told by their reasons. A filter for a while, as `catch_warnings` sets one, is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What is stored of an image: JPEG bytes, sizes in pixels (width, height) and its 64-bit dhash."""
+    """What is stored of an image: JPEG bytes, sizes in pixels (width, height), its 64-bit dhash, how it was made."""
 
     jpeg: bytes
     size: tuple[int, int]
     source_size: tuple[int, int]
     source_format: str
     dhash: int
+    pixel_path: str
+    dhash_path: str = LUMA_HASH
 
 
 @dataclass(frozen=True)
@@ -63,56 +87,207 @@ class Refused:
     reason: str
 
 
-def downsize(data: bytes, recipe: Images) -> StoredImage | Refused:
+def downsize(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
     """Decode `data`, turn it upright, shrink its smaller side to the recipe's and encode it as JPEG.
 
     The resampling filter is Lanczos over the full support, which anti-aliases when shrinking. A JPEG that
-    is small enough, upright and in RGB or grey is kept byte for byte: encoding it again would only lose.
+    is small enough, upright and in colour or grey is kept byte for byte: encoding it again would only lose.
     """
     if not data:
         return Refused("empty: zero bytes")
+    told = ""
+    if data[:2] == JPEG_START:
+        header = read_header(data)
+        try:
+            if not header.has_scans or count_scans(data) <= _MOST_SCANS:
+                return _by_planes(data, header, recipe)
+        except NoPlanesError as error:
+            told = f"; as a JPEG: {_in_a_line(error)}"  # Pillow takes other colour spaces and slight damage
+        if count_scans(data) > _MOST_SCANS:
+            return Refused(f"undecodable: a JPEG of more than {_MOST_SCANS} scans")
+    return _by_pillow_or_why_not(data, recipe, told)
+
+
+def _by_pillow_or_why_not(data: bytes | memoryview, recipe: Images, told: str) -> StoredImage | Refused:
     try:
-        return _downsized(data, recipe)
+        return _by_pillow(data, recipe)
     except UnidentifiedImageError:
-        return Refused(f"no image that can be opened: starts with {data[:8].hex(' ')}")
+        return Refused(f"no image that can be opened: starts with {bytes(data[:8]).hex(' ')}{told}")
     except Image.DecompressionBombError as error:
         return Refused(f"too large: {_in_a_line(error)}")
     except _DECODER_ERRORS as error:
         return Refused(f"undecodable: {_in_a_line(error)}")
 
 
-def _downsized(data: bytes, recipe: Images) -> StoredImage | Refused:
+def _too_large(width: int, height: int, recipe: Images) -> Refused | None:
+    if width * height > recipe.max_pixels:
+        return Refused(f"too large: {width}x{height} pixels, at most {recipe.max_pixels} are decoded")
+    return None
+
+
+def _alone_if_large(pixels: int) -> AbstractContextManager[object]:
+    return _large if pixels > LARGE_PIXELS else nullcontext()
+
+
+def _target(size: tuple[int, int], min_side: int) -> tuple[int, int]:
+    """The size to store: the smaller side is `min_side`, or what it is where that is less."""
+    scale = min_side / min(size)
+    if scale >= 1:
+        return size
+    width, height = (max(min_side, round(side * scale)) for side in size)
+    return width, height
+
+
+def _too_long(size: tuple[int, int], target: tuple[int, int]) -> Refused | None:
+    if max(target) > _LONGEST_JPEG_SIDE:
+        return Refused(f"too large: {size[0]}x{size[1]} pixels, a JPEG has at most {_LONGEST_JPEG_SIDE} a side")
+    return None
+
+
+def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> StoredImage | Refused:
+    """A JPEG in the planes that it holds: half the samples of RGB, no conversion of colours.
+
+    Raises:
+        NoPlanesError: it is damaged, or of another colour space.
+    """
+    from glr_assets.images.resample import dhash
+
+    size = read_size(data)
+    refused = _too_large(*size, recipe)
+    if refused is not None:
+        return refused
+    turn = _told_orientation(data) if header.has_app1 else 1
+    upright = (size[1], size[0]) if turn in _TRANSPOSED else size
+    target = _target(upright, recipe.min_side)
+    refused = _too_long(size, target)
+    if refused is not None:
+        return refused
+    reduction = 1
+    while reduction < 8 and min(size) >= 2 * reduction * SPARE * recipe.min_side:
+        reduction *= 2
+    kept = target == size and turn == 1 and not header.has_more
+    image_format = "MPO" if header.has_more else "JPEG"
+    # Of several scans the decoder holds all coefficients, whatever it is to make of them.
+    with _alone_if_large(size[0] * size[1] // (1 if header.has_scans else reduction**2)):
+        if kept:
+            hashed = dhash(decode_planes(data).luma)
+        else:
+            luma, chroma = _shrunk(decode_planes(data, reduction), target, turn)
+    if kept:
+        return StoredImage(bytes(data), size, size, image_format, hashed, KEPT)
+    jpeg = encode_planes(luma, chroma, recipe.jpeg_quality)
+    return StoredImage(jpeg, target, upright, image_format, dhash(luma), PLANES)
+
+
+def _shrunk(planes: JpegPlanes, target: tuple[int, int], turn: int) -> tuple[Plane, tuple[Plane, Plane]]:
+    """The planes of the upright image of size `target`: luma, and chroma of half its sides."""
+    import numpy as np
+
+    from glr_assets.images.resample import resampled
+
+    width, height = (side / planes.reduction for side in planes.size)
+    across, down = planes.covers
+    of_chroma, halved = (width / across, height / down), (target[0] / 2, target[1] / 2)
+    luma = resampled(planes.luma, *_axes(planes.luma.shape, (width, height), target, turn))
+    chroma = [resampled(plane, *_axes(plane.shape, of_chroma, halved, turn)) for plane in planes.chroma]
+    if turn in _TRANSPOSED:
+        luma, *chroma = (np.ascontiguousarray(plane.T) for plane in (luma, *chroma))
+    if not chroma:
+        grey = np.full((math.ceil(halved[1]), math.ceil(halved[0])), 128, np.uint8)
+        return luma, (grey, grey)
+    blue, red = chroma
+    return luma, (blue, red)
+
+
+def _axes(
+    shape: tuple[int, ...], extent: tuple[float, float], target: tuple[float, float], turn: int
+) -> tuple[Axis, Axis]:
+    """How a plane of this shape is resampled, across and down, before it is transposed if it is.
+
+    Args:
+        shape: rows and columns of the plane as it is decoded.
+        extent: how much of its columns and rows the image covers: the last may lie partly beyond it.
+        target: columns and rows that the upright image shall cover.
+        turn: EXIF's orientation.
+    """
+    from glr_assets.images.resample import Axis
+
+    if turn in _TRANSPOSED:
+        target = (target[1], target[0])
+    across, down = (
+        Axis(given, math.ceil(wanted), covered / wanted, turn in mirrored, covered)
+        for given, covered, wanted, mirrored in zip(shape[::-1], extent, target, _MIRRORED, strict=True)
+    )
+    return across, down
+
+
+def _told_orientation(data: bytes | memoryview) -> int:
+    """The orientation that a JPEG's EXIF or XMP tells, 1 to 8; 1 where it tells none or is damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            turn = _orientation(image)
+    except (*_DECODER_ERRORS, Image.DecompressionBombError):
+        return 1
+    return turn
+
+
+def _by_pillow(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
+    import numpy as np
+
+    from glr_assets.images.resample import dhash
+
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        width, height = image.size
-        if width * height > recipe.max_pixels:
-            return Refused(f"too large: {width}x{height} pixels, at most {recipe.max_pixels} are decoded")
-        image.load()
-        image_format, turn = str(image.format), _TURNS.get(_orientation(image))
-        untouched = image_format == "JPEG" and image.mode in {"RGB", "L"} and turn is None
-        pixels = _as_rgb(image if turn is None else image.transpose(turn))
-    source_size = pixels.size
-    scale = recipe.min_side / min(source_size)
-    if scale < 1:
-        target = tuple(max(recipe.min_side, round(side * scale)) for side in source_size)
-        pixels = pixels.resize((target[0], target[1]), Image.Resampling.LANCZOS)
-        untouched = False
-    if max(pixels.size) > _LONGEST_JPEG_SIDE:
-        return Refused(f"too large: {width}x{height} pixels, a JPEG has at most {_LONGEST_JPEG_SIDE} a side")
-    if untouched:
-        jpeg = data
-    else:
-        file = io.BytesIO()
-        pixels.save(file, "JPEG", quality=recipe.jpeg_quality, optimize=True)
-        jpeg = file.getvalue()
-    return StoredImage(jpeg, pixels.size, source_size, image_format, dhash(pixels))
+        size = image.size
+        refused = _too_large(*size, recipe)
+        if refused is not None:
+            return refused
+        with _alone_if_large(size[0] * size[1]):
+            image.load()
+            size = image.size
+            image_format, turn = str(image.format), _orientation(image)
+            upright = (size[1], size[0]) if turn in _TRANSPOSED else size
+            target = _target(upright, recipe.min_side)
+            refused = _too_long(size, target)
+            if refused is not None:
+                return refused
+            kept = image_format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1 and target == size
+            pixels = _shrunk_rgb(image, target, turn)
+    hashed = dhash(np.asarray(pixels.convert("L")))
+    if kept:
+        return StoredImage(bytes(data), target, upright, image_format, hashed, KEPT)
+    return StoredImage(_encoded(pixels, recipe), target, upright, image_format, hashed, PILLOW)
+
+
+def _shrunk_rgb(image: Image.Image, target: tuple[int, int], turn: int) -> Image.Image:
+    """The upright image of size `target` in RGB."""
+    import numpy as np
+
+    from glr_assets.images.resample import resampled_strips
+
+    width, height = image.size
+    strips = (
+        [np.asarray(band) for band in _as_rgb(image.crop((0, top, width, min(top + _STRIP, height)))).split()]
+        for top in range(0, height, _STRIP)
+    )
+    bands = resampled_strips(strips, *_axes((height, width), (width, height), target, turn))
+    if turn in _TRANSPOSED:
+        bands = [band.T for band in bands]
+    return Image.merge("RGB", [Image.fromarray(np.ascontiguousarray(band)) for band in bands])
+
+
+def _encoded(pixels: Image.Image, recipe: Images) -> bytes:
+    file = io.BytesIO()
+    pixels.save(file, "JPEG", quality=recipe.jpeg_quality)
+    return file.getvalue()
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation that EXIF or XMP tells; 1, upright, where that block is damaged: the pixels are not."""
+    """The orientation that EXIF or XMP tells, 1 to 8; 1, upright, where that block is damaged: the pixels are not."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODER_ERRORS:
         return 1
+    return int(turn) if turn in range(1, 9) else 1
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -122,14 +297,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-    return image.convert("RGB")
-
-
-def dhash(image: Image.Image) -> int:
-    """The 64-bit difference hash of `imagehash.dhash`, its bits row by row, the first the highest."""
-    import imagehash
-
-    return int(str(imagehash.dhash(image)), 16)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from glr_assets.receipts import need_receipts
 from glr_assets.recipes import Images
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import fixed_width, read_table
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ def _selection(
     wanted: npt.NDArray[np.bool_],
     digests: dict[str, str],
 ) -> Selection:
-    keys = np.array([i.encode() for i in ids.to_pylist()], dtype=np.bytes_) if len(ids) else np.zeros(0, "S1")
+    keys = fixed_width(ids)
     order = np.argsort(keys, kind="stable")
     return Selection(keys[order], None if landmark_ids is None else landmark_ids[order], wanted[order], digests)

@@ -33,6 +33,7 @@ class Execution(Section):
 
     workers: int = Field(0, ge=0, le=256, description="threads that decode images; 0 = one a core")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto = a GPU if any")
+    retry_failed: bool = Field(False, description="read and decode once more the images of a shard that failed before")
 
     @property
     def threads(self) -> int:
@@ -50,7 +51,7 @@ class Images(Section):
     )
     require_md5: bool = Field(True, description="refuse a shard whose MD5 is not published")
     max_pixels: int = Field(
-        120_000_000, ge=1, le=178_956_970, description="larger images are refused before decoding (Pillow refuses more)"
+        89_478_485, ge=1, le=178_956_970, description="larger images are refused (default: where Pillow warns)"
     )
     max_member_bytes: int = Field(64 * 2**20, ge=1024, description="larger members are refused unread")
 

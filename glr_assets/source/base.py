@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Literal, Protocol
+
+from glr_assets.errors import SourceError
+from glr_assets.ranges import Place
 
 TableName = Literal[
     "train",
@@ -31,8 +34,9 @@ class Member:
         kind: `file`, `directory`, or what else a TAR can hold (`link`, `device`, …).
         source_path: the file of the source that holds its bytes, relative to the source's root.
         offset: where in that file its bytes begin.
-        size: its bytes.
-        data: the bytes themselves; None where they were not read (no file, or over the size limit).
+        size: how many bytes it has there; 0 where its kind has none.
+        data: the bytes themselves; None where they were not read (no file, or over the size limit). A view keeps
+            the block it is a part of in memory (8 MiB) until it is let go.
     """
 
     name: str
@@ -40,7 +44,7 @@ class Member:
     source_path: str
     offset: int
     size: int
-    data: bytes | None
+    data: bytes | memoryview | None
 
 
 class Source(Protocol):
@@ -76,4 +80,11 @@ class Source(Protocol):
 
         Raises:
             SourceError: the shard cannot be reached, is cut, or is not what its MD5 says.
+        """
+
+    def read_members(self, places: Iterable[Place]) -> Iterator[bytes | SourceError]:
+        """The bytes of members by `source_path`, offset and size, in the order of `places`, several on their way.
+
+        In the stead of a place's bytes stands the SourceError that says why they cannot be had; it is not raised, and
+        the places after it come.
         """

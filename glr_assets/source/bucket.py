@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import IO, Any, Self, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import IO, Any, cast
 
 from glr_assets.errors import SourceError, StoreError
+from glr_assets.ranges import DEFAULT_RETRY, Place, Retry, read_ranges, stream
 from glr_assets.source import layout
 from glr_assets.source.base import Member, Split, TableName
-from glr_assets.store import READ_BLOCK, Store
+from glr_assets.source.md5_overrides import FILE, Md5Override, actual_md5, packaged_overrides
+from glr_assets.source.tar_walk import DamagedTarError, walk
+from glr_assets.store import Store
 
 REQUIRED_TABLES: frozenset[TableName] = frozenset({"train", "train_clean"})
 _SHARD_FILE = re.compile(r"images_(\w+)\.tar")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_MD5_FILE_BYTES = 4096
+"""What is read of the file that publishes an MD5, whatever its size."""
 
 
 class BucketSource:
-    """Reads a GLDv2-shaped bucket through fsspec (`s3://`, `file://`, …)."""
+    """Reads a GLDv2-shaped bucket through fsspec (`s3://`, `file://`, …).
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    Args:
+        url: the bucket's root.
+        options: of its file system.
+        overrides: published MD5 sums known to be wrong; the project's own list where not given.
+        retry: how often a range of a shard is asked for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        overrides: Sequence[Md5Override] | None = None,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        self.overrides = packaged_overrides() if overrides is None else tuple(overrides)
+        self.retry = retry
         with _as_source_error():
             self.files = Store(url, options)
             found = self.files.exists(layout.TABLE_PATHS["train"])
@@ -69,42 +89,52 @@ class BucketSource:
         return sorted(match.group(1) for match in matches if match)
 
     def shard_digest(self, split: Split, shard: str, *, require_md5: bool) -> str:
-        """The published MD5 of the shard, or ETag (or time) and size where none is published nor required."""
-        published = self._published_md5(split, shard, require_md5=require_md5)
-        if published is not None:
-            return published
+        """The shard's MD5, published or corrected; ETag (or time) and size where none is published nor required."""
+        expected = self._expected_md5(split, shard, require_md5=require_md5)
+        if expected is not None:
+            return expected
         info = self._shard_info(split, shard)
         return f"{info.get('ETag') or info.get('mtime') or ''}:{info['size']}"
 
     def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
-        """Stream the TAR once; its MD5 is taken as it passes and compared after the last member."""
-        published = self._published_md5(split, shard, require_md5=require_md5)
-        self._shard_info(split, shard)
+        """Stream the TAR once; its MD5 is taken as it passes and compared after the last member.
+
+        On S3 every block must have the ETag the shard had at first, so blocks of two versions never mix.
+        """
+        expected = self._expected_md5(split, shard, require_md5=require_md5)
+        info = self._shard_info(split, shard)
         path = layout.shard_path(split, shard)
-        with _as_source_error():
-            raw = self.files.open(path)
-        with raw:
-            hashing = _Md5File(raw)
+        md5 = hashlib.md5(usedforsecurity=False)
+
+        def hashed(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+            with _as_source_error():
+                for block in blocks:
+                    md5.update(block)
+                    yield block
+
+        etag = str(info["ETag"]) if self.files.is_s3 and info.get("ETag") else None
+        with closing(stream(self.files, path, int(info["size"]), etag=etag, retry=self.retry)) as blocks:
+            passing = hashed(blocks)
             try:
-                header = _Header if published is None else _VerifiedHeader
-                yield from _walk(hashing, path, max_member_bytes, header)
-                hashing.drain()
-            except tarfile.TarError as error:
+                yield from walk(passing, path, max_member_bytes=max_member_bytes, end_mark=expected is None)
+            except DamagedTarError as error:
                 raise SourceError(
-                    f"{self.files.full_url(path)}: not a whole TAR: {error}, at byte {hashing.bytes_read}; "
+                    f"{self.files.full_url(path)}: not a whole TAR: {error}; "
                     "the file is cut or damaged at the source or on its way"
                 ) from error
-            except (OSError, StoreError) as error:
-                raise SourceError(
-                    f"{self.files.full_url(path)}: reading broke off at byte {hashing.bytes_read}: {error}; "
-                    "run it again"
-                ) from error
-        actual = hashing.md5.hexdigest()
-        if published is not None and actual != published:
+            for _ in passing:
+                pass  # what stands after the end mark is hashed too
+        if expected is not None and md5.hexdigest() != expected:
             raise SourceError(
-                f"{self.files.full_url(path)}: MD5 is {actual}, expected {published} by "
-                f"{layout.md5_path(split, shard)}; download it again or mend the bucket"
+                f"{self.files.full_url(path)}: MD5 is {md5.hexdigest()}, expected {expected} by "
+                f"{layout.md5_path(split, shard)} (or its correction in {FILE}); download it again or mend the bucket"
             )
+
+    def read_members(self, places: Iterable[Place]) -> Iterator[bytes | SourceError]:
+        """Each place by one range read, many at once; in an unreadable one's stead, why."""
+        with closing(read_ranges(self.files, places, retry=self.retry)) as found:
+            for data in found:
+                yield SourceError(f"source {data}") if isinstance(data, StoreError) else data
 
     def _shard_info(self, split: Split, shard: str) -> dict[str, Any]:
         path = layout.shard_path(split, shard)
@@ -118,11 +148,12 @@ class BucketSource:
                 + (f", {known[0]} to {known[-1]}; choose one of these" if known else "; check GLR_SOURCE")
             ) from None
 
-    def _published_md5(self, split: Split, shard: str, *, require_md5: bool) -> str | None:
+    def _expected_md5(self, split: Split, shard: str, *, require_md5: bool) -> str | None:
+        """The published MD5, or the right one where that is known to be wrong; None where none is published."""
         path = layout.md5_path(split, shard)
         try:
             with _as_source_error():
-                text = self.files.read(path).decode("ascii", errors="replace").split()
+                text = self.files.head(path, _MD5_FILE_BYTES).decode("ascii", errors="replace").split()
         except FileNotFoundError:
             if require_md5:
                 raise SourceError(
@@ -135,61 +166,7 @@ class BucketSource:
                 f"{self.files.full_url(path)}: expected `<md5>  images_{shard}.tar`, found {' '.join(text)[:60]!r}; "
                 "mend the file at the source"
             )
-        return text[0].lower()
-
-
-class _Md5File:
-    """A stream that hashes what is read from it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.bytes_read = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.file.read(size)
-        self.md5.update(data)
-        self.bytes_read += len(data)
-        return data
-
-    def drain(self) -> None:
-        """Read what stands after the last member, so that the hash covers the whole file."""
-        while self.read(READ_BLOCK):
-            pass
-
-
-def _walk(file: _Md5File, path: str, max_member_bytes: int, header: type[_Header]) -> Iterator[Member]:
-    with tarfile.open(fileobj=cast(Any, file), mode="r|", bufsize=READ_BLOCK, tarinfo=header) as tar:
-        for entry in tar:
-            data = None
-            if entry.isreg() and not entry.issparse() and entry.size <= max_member_bytes:
-                extracted = tar.extractfile(entry)
-                data = extracted.read() if extracted is not None else None
-                if data is not None and len(data) != entry.size:
-                    raise tarfile.ReadError(f"{entry.name!r} has {len(data)} bytes, its header says {entry.size}")
-            yield Member(entry.name, _kind(entry), path, entry.offset_data, entry.size, data)
-            cast(Any, tar).members.clear()  # tarfile keeps every header it has seen
-
-
-class _Header(tarfile.TarInfo):
-    """A member's header; only blocks of zeros end an archive, where tarfile also lets damage and a cut end it."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise
-            raise tarfile.ReadError(f"{error}, expected a member or the end mark") from error
-
-
-class _VerifiedHeader(_Header):
-    """The same where the whole file's MD5 is known: that tells of a cut, so a missing end mark is no fault."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        return super().frombuf(buf, encoding, errors) if buf else tarfile.TarInfo.frombuf(buf, encoding, errors)  # type: ignore[return-value]
+        return actual_md5(self.overrides, split, shard, text[0].lower())
 
 
 @contextmanager
@@ -199,15 +176,3 @@ def _as_source_error() -> Iterator[None]:
         yield
     except StoreError as error:
         raise SourceError(f"source {error}") from error
-
-
-def _kind(entry: tarfile.TarInfo) -> str:
-    if entry.issparse():
-        return "sparse file"
-    if entry.isreg():
-        return "file"
-    if entry.isdir():
-        return "directory"
-    if entry.issym() or entry.islnk():
-        return "link"
-    return "device" if entry.isdev() else "unknown kind"

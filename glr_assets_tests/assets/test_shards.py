@@ -8,9 +8,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from glr_assets.defs.lineage import retry_shards
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDS, sync_shards
+from glr_assets.images.retry import split_state
+from glr_assets.images.shard_runs import find_run
 from glr_assets.receipts import find_receipt, need_receipt
+from glr_assets.settings import Settings
 from glr_assets_tests.assets.conftest import Runner
 from glr_assets_tests.lineage import digests
 
@@ -99,6 +103,52 @@ def test_one_bad_shard_fails_by_name_and_does_not_stop_the_others(
     assert materialized(instance, "test_images") == set(shards) - {shards[1]}
     assert find_receipt(platform.open_store(), f"test_images/{shards[1]}") is None
     assert not (tmp_path / "store" / "images" / "test" / f"{shards[1]}.tar").exists()
+
+
+def test_failed_shards_and_images_alone_are_tried_again(
+    run: Runner, platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bucket"
+    shutil.copytree(str(platform.source), broken)
+    shards = platform.open_source().shards("test")
+    path = broken / "test" / f"images_{shards[1]}.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20_000])
+    settings = Settings(source=str(broken), store=str(platform.store), recipe=str(platform.recipe))
+    platform = Platform(source=str(broken), store=platform.store, recipe=platform.recipe)
+    run = Runner(platform, instance)
+    assert run("test_metadata").success
+    assert not run("test_images", shards=(shards[0], shards[-1])).success
+    source, store = platform.open_source(), platform.open_store()
+    state = split_state(source, store, "test")
+    assert state.to_retry == [shards[1]]
+
+    wrong = retry_shards(settings, instance, "test", state.to_retry)
+    assert len(wrong) == 1
+    assert f"images_{shards[1]}.tar" in wrong[0]
+    path.write_bytes(whole)
+    before = {shard: find_run(store, "test", shard) for shard in shards}
+    assert retry_shards(settings, instance, "test", state.to_retry) == []
+    assert split_state(source, store, "test").to_retry == []
+    assert materialized(instance, "test_images") == set(shards)
+    for shard in shards:
+        assert (find_run(store, "test", shard) == before[shard]) == (shard != shards[1])
+    event = latest(instance, "test_images", shards[1])
+    assert event.metadata["run: attempts"].value == 1
+    assert event.metadata["run: read_bytes"].value > 0
+
+
+def test_a_new_plan_tells_in_the_ui_what_it_was_spared(
+    run: Runner, platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    run.images()
+    keys = run.range_of("train")
+    assert run("train_images", shards=keys, config={"images": {"keep": "all"}}).success
+    for shard in platform.open_source().shards("train"):
+        event = latest(instance, "train_images", shard)
+        read, spared = (int(event.metadata[f"run: {name}"].value) for name in ("read_bytes", "spared_bytes"))
+        assert read + spared == event.metadata["source_bytes"].value
+        assert spared > read
 
 
 def test_a_crash_in_the_middle_of_a_range_keeps_the_finished_shards(

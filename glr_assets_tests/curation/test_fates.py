@@ -27,7 +27,13 @@ def write_catalog(store: Store, rows: list[tuple[str, str | None, str]]) -> None
     blank: dict[str, Any] = dict.fromkeys(IMAGE_CATALOG.schema.names)
     found = []
     for number, (split, image_id, status) in enumerate(rows):
-        place = {"member": f"{number}", "source_path": "x.tar", "source_offset": number, "source_size": 1}
+        place = {
+            "member": f"{number}",
+            "kind": "file",
+            "source_path": "x.tar",
+            "source_offset": number,
+            "source_size": 1,
+        }
         told = {"split": split, "shard": f"{number:03d}", "id": image_id, "status": status, "reason": f"why {number}"}
         found.append(blank | place | told | {"dhash": number if status == "stored" else None})
     with store.writing(IMAGE_CATALOG.path) as file:

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from glr_assets.errors import MissingInputError
-from glr_assets.images.catalog import REPEATED, joined, make_image_catalog
+from glr_assets.errors import MissingInputError, TableError
+from glr_assets.images.catalog import REPEATED, catalog_parts, later_repeats, make_image_catalog, reconcile
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
+from glr_assets.receipts import Receipt, find_receipt, receipt_path
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
-from glr_assets.tables import problems, read_table
+from glr_assets.tables import problems, read_table, write_table
 from glr_assets_tests.images.handmade import (
     TINY,
     Bucket,
@@ -133,5 +141,129 @@ def test_before_any_shard_the_catalog_is_empty(source: BucketSource, store: Stor
     made = make_image_catalog(source, store)
     assert made.receipt.summary["rows"] == 0
     assert made.receipt.summary["train_shards_missing"] == 3
-    assert joined(store, {}).num_rows == 0
     assert ImageReader.of_split(store, "train").ids == []
+
+
+def test_each_shard_is_a_row_group(source: BucketSource, store: Store) -> None:
+    ingest_in_order(source, store, ["000", "001", "002"])
+    make_image_catalog(source, store)
+    with store.open(IMAGE_CATALOG.path) as file:
+        metadata = pq.ParquetFile(file).metadata
+        assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [3, 3, 2, 1]
+
+
+class CountingStore(Store):
+    """A store that counts what is read of it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.reads: Counter[str] = Counter()
+
+    def read(self, name: str, offset: int | None = None, size: int | None = None) -> bytes:
+        self.reads[name] += 1
+        return super().read(name, offset, size)
+
+    def open(self, name: str) -> Any:
+        self.reads[name] += 1
+        return super().open(name)
+
+
+def test_a_rerun_reads_each_receipt_once_and_no_index(source: BucketSource, store: Store) -> None:
+    ingest_in_order(source, store, ["000", "001", "002"])
+    made = make_image_catalog(source, store)
+    counting = CountingStore(store.url)
+    assert make_image_catalog(source, counting).receipt == made.receipt
+    shards = [f"train_images/{key}" for key in ("000", "001", "002")] + ["index_images/000", "test_images/000"]
+    assert counting.reads == {receipt_path(name): 1 for name in [*shards, "image_catalog"]}
+
+
+def receipt(name: str, **summary: int) -> Receipt:
+    return Receipt(name=name, code_version="1", inputs={}, parameters={}, outputs={}, summary=dict(summary))
+
+
+def test_what_is_there_is_reconciled_with_what_there_should_be() -> None:
+    receipts = [
+        receipt("train_images/000", seen=7, stored=4, skipped=3, failed=0),
+        receipt("train_images/002", seen=5, stored=1, skipped=2, failed=2),
+        receipt("index_images/001", seen=9, stored=9, skipped=0, failed=0),
+        receipt("train_images/gone", seen=1, stored=1, skipped=0, failed=0),
+    ]
+    shards = {"train": ["002", "000", "001"], "index": ["001"], "test": []}
+    found = reconcile(shards, {r.name: r for r in receipts})  # type: ignore[arg-type]
+    train = found["train"]
+    assert (train.shards, train.ingested, train.missing) == (("000", "001", "002"), ("000", "002"), ("001",))
+    assert train.failing == ("002",)
+    assert (train.seen, train.stored, train.skipped, train.failed) == (12, 5, 5, 2)
+    assert (found["index"].seen, found["index"].stored, found["index"].missing) == (9, 9, ())
+    assert (found["test"].shards, found["test"].seen) == ((), 0)
+
+
+def test_members_that_are_not_accounted_for_are_told() -> None:
+    lost = receipt("train_images/003", seen=10, stored=4, skipped=3, failed=2)
+    with pytest.raises(TableError, match=r"train_images/003: .* 10 members but of 9 stored, skipped or failed"):
+        reconcile({"train": ["003"]}, {lost.name: lost})
+
+
+def test_an_index_that_is_not_what_its_receipt_tells_of_is_named(source: BucketSource, store: Store) -> None:
+    ingest_in_order(source, store, ["000", "001"])
+    name, path = "train_images/001", IMAGE_INDEX.at(split="train", shard="001")
+    changed = find_receipt(store, name)
+    assert changed is not None
+    with store.writing(path) as file:
+        write_table(IMAGE_INDEX, read_table(store, IMAGE_INDEX, split="train", shard="001").slice(1), file)
+    outputs = {
+        output: written if output != path else written.model_copy(update={"size": store.size(path)})
+        for output, written in changed.outputs.items()
+    }
+    store.write(receipt_path(name), changed.model_copy(update={"outputs": outputs}).model_dump_json().encode())
+    with pytest.raises(TableError, match=r"train_images/001: its index has \{'stored': 2, .* tells of \{'stored': 3"):
+        make_image_catalog(source, store)
+    assert not store.exists(IMAGE_CATALOG.path)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "bb", "c", "dddd"]), max_size=12))
+def test_later_repeats_are_all_but_the_first(ids: list[str]) -> None:
+    found = later_repeats(np.array([i.encode() for i in ids], "S4") if ids else np.zeros(0, "S1"))
+    assert found.tolist() == [place for place, name in enumerate(ids) if name in ids[:place]]
+
+
+@given(st.data())
+def test_of_ids_in_many_shards_the_first_stored_one_counts(data: st.DataObject) -> None:
+    """Beside a walk through all rows with a set."""
+    store = Store(f"memory://catalog-{data.draw(st.uuids())}")
+    statuses = st.sampled_from(["stored", "skipped", "failed"])
+    names = ["a1", "b2", "c3", "longer-than-those"]
+    shards = {}
+    for number in range(data.draw(st.integers(1, 4))):
+        members = data.draw(st.lists(st.tuples(st.sampled_from(names), statuses), max_size=5))
+        once = {name for name, status in members if status == "stored"}
+        kept = []
+        for name, status in members:
+            again = status == "stored" and name not in once
+            kept.append((name, "skipped" if again else status))
+            once -= {name} if status == "stored" else set()
+        shards[f"{number:03d}"] = kept
+    for key, members in shards.items():
+        rows = [
+            {
+                **dict.fromkeys(IMAGE_INDEX.schema.names),
+                **{"id": name, "status": status, "reason": "" if status == "stored" else "why", "member": str(at)},
+                **{"kind": "file", "source_path": f"train/{key}", "source_offset": at, "source_size": 1},
+            }
+            for at, (name, status) in enumerate(members)
+        ]
+        with store.writing(IMAGE_INDEX.at(split="train", shard=key)) as file:
+            write_table(IMAGE_INDEX, IMAGE_INDEX.rows(rows), file)
+    seen: set[str] = set()
+    expected = []
+    for key, members in shards.items():
+        for name, status in members:
+            again = status == "stored" and name in seen
+            seen |= {name} if status == "stored" else set()
+            reason = REPEATED if again else "" if status == "stored" else "why"
+            expected.append(("train", key, name, "skipped" if again else status, reason))
+    parts = list(catalog_parts(store, "train", list(reversed(shards))))
+    assert [key for key, _, _ in parts] == list(shards)
+    catalog = pa.concat_tables([rows for _, rows, _ in parts]).select(["split", "shard", "id", "status", "reason"])
+    assert [tuple(row.values()) for row in catalog.to_pylist()] == expected
+    assert sum(repeated for _, _, repeated in parts) == sum(reason == REPEATED for *_, reason in expected)

@@ -18,6 +18,8 @@ from glr_assets.images.ingest import ingest_shard
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.images.selection import selection_for
+from glr_assets.images.shard_runs import find_run
+from glr_assets.images.stored_tar import StoredTar
 from glr_assets.receipts import find_receipt
 from glr_assets.recipes import Recipe
 from glr_assets.source import BucketSource, KaggleSource, Member
@@ -268,14 +270,21 @@ def test_a_damaged_shard_leaves_nothing(damage: str, source: BucketSource, store
     assert find_receipt(store, "train_images/000") is None
 
 
-def test_a_shard_that_went_bad_takes_the_receipt_of_the_good_one(
+def test_a_shard_that_went_bad_leaves_what_was_stored_of_the_good_one(
     source: BucketSource, store: Store, folder: Path
 ) -> None:
-    ingest(source, store, RECIPE, "train", "000")
+    good = ingest(source, store, RECIPE, "train", "000")
+    files = files_of(store)
     write_shard(folder, "train", "000", tar_of(ENTRIES)[:-600], md5_of=b"of another shard")
-    with pytest.raises(SourceError, match=r"images_000\.tar"):
-        ingest(source, store, RECIPE, "train", "000")
-    assert find_receipt(store, "train_images/000") is None
+    for _ in range(2):
+        with pytest.raises(SourceError, match=r"images_000\.tar"):
+            ingest(source, store, RECIPE, "train", "000")
+        assert find_receipt(store, "train_images/000") == good.receipt
+        assert files_of(store) == files
+        run = find_run(store, "train", "000")
+        assert run is not None
+        assert (run.outcome, run.attempts) == ("failed", 3)
+        assert "images_000.tar" in run.error
 
 
 class Flaky(BucketSource):
@@ -394,15 +403,15 @@ def test_a_kaggle_folder_is_ingested_file_by_file(tmp_path: Path, store: Store) 
 
 def test_names_of_a_kaggle_folder_that_are_not_utf8_stay_apart(tmp_path: Path, store: Store) -> None:
     source = kaggle_folder(tmp_path / "kaggle", RECIPE, store)
-    place = tmp_path / "kaggle" / "train" / GOOD[0]
+    place = tmp_path / "kaggle" / "train" / GOOD[0] / GOOD[1]
     for letter in (b"\xe9", b"\xe8"):
         try:
             Path(os.fsdecode(os.fsencode(place / "x") + letter + b".jpg")).write_bytes(picture(1))
         except OSError:
             pytest.skip("this file system allows UTF-8 names only")
-    made = ingest(source, store, RECIPE, "train", GOOD[0])
-    rows = [row for row in index_of(store, GOOD[0]) if row["status"] == "failed" and row["id"] is None]
-    assert made.receipt.summary["seen"] == len(index_of(store, GOOD[0]))
+    made = ingest(source, store, RECIPE, "train", GOOD[:2])
+    rows = [row for row in index_of(store, GOOD[:2]) if row["status"] == "failed" and row["id"] is None]
+    assert made.receipt.summary["seen"] == len(index_of(store, GOOD[:2]))
     assert len({row["member"] for row in rows}) == 2
     assert {row["reason"] for row in rows} == {"hostile name: control characters or backslashes"}
 
@@ -415,7 +424,7 @@ def test_a_store_that_cannot_be_written_is_told_once(
     def full(*_: object) -> bytes:
         raise StoreError("no space left")
 
-    monkeypatch.setattr(ingest_module._StoredTar, "add", full)
+    monkeypatch.setattr(StoredTar, "add", full)
     with pytest.raises(StoreError, match="no space left"):
         ingest_shard(source, store, "train", "000", selection, RECIPE.images, workers=2)
     assert files_of(store) == {}

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from glr_assets.images import pixels
 from glr_assets.images.pixels import Refused, StoredImage, downsize
+from glr_assets.images.turbojpeg import Plane
 from glr_assets.recipes import Images
 from glr_assets_tests.images.handmade import picture
 
@@ -56,16 +57,29 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.fixture
 def before_encoding(monkeypatch: pytest.MonkeyPatch) -> Encoded:
-    """Stores an image and gives the pixels that were handed to the encoder."""
+    """Stores an image and gives the pixels that were handed to the encoder, in RGB."""
     seen: list[Image.Image] = []
-    hash_of = pixels.dhash
-    monkeypatch.setattr(pixels, "dhash", lambda image: seen.append(image) or hash_of(image))
+    of_planes, of_pillow = pixels.encode_planes, pixels._encoded
+    monkeypatch.setattr(pixels, "encode_planes", lambda y, c, q: seen.append(in_rgb(y, c)) or of_planes(y, c, q))
+    monkeypatch.setattr(pixels, "_encoded", lambda image, recipe: seen.append(image) or of_pillow(image, recipe))
 
     def pixels_of(data: bytes, recipe: Images) -> npt.NDArray[np.int16]:
         stored(data, recipe)
         return np.asarray(seen[-1]).astype(np.int16)
 
     return pixels_of
+
+
+def in_rgb(luma: Plane, chroma: tuple[Plane, Plane]) -> Image.Image:
+    """Planes as a viewer shows them: chroma, which lies between the pixels, is interpolated."""
+    height, width = luma.shape
+    wide = [Image.fromarray(plane).resize((2 * plane.shape[1], 2 * plane.shape[0]), 3) for plane in chroma]
+    planes = [Image.fromarray(luma), *(plane.crop((0, 0, width, height)) for plane in wide)]
+    return Image.merge("YCbCr", planes).convert("RGB")
+
+
+def psnr(found: npt.NDArray, expected: npt.NDArray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((found.astype(float) - expected) ** 2), 1e-9)))
 
 
 def some_photographs(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@ import io
 import shutil
 import tarfile
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glr_assets.errors import SourceError
+from glr_assets.ranges import Place, Retry
 from glr_assets.source import BucketSource, Member, open_source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import TABLE_PATHS
 from glr_assets.store import Store
+from glr_assets_tests.faulty_s3 import FaultyS3
 
 BLOCK = 512
 SMALL = 2**20
@@ -184,18 +187,84 @@ def test_what_becomes_unreachable_later_is_the_sources_fault(
         told(error, s3_bucket.url, str(free_tcp_port), "network")
 
 
-def test_reading_that_breaks_off_says_where(s3_bucket: BucketSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    import botocore.exceptions
+# Over a line that breaks
 
-    kind = type(s3_bucket.files.fs.open(s3_bucket.files.path("train/images_000.tar")))
 
-    def broken(*_: object) -> bytes:
-        raise botocore.exceptions.ReadTimeoutError(endpoint_url="http://server")
+@pytest.fixture(scope="module")
+def one_proxy(s3_server: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3_server) as found:
+        yield found
 
-    monkeypatch.setattr(kind, "_fetch_range", broken)
+
+@pytest.fixture
+def proxy(one_proxy: FaultyS3, s3_endpoint: str) -> FaultyS3:
+    """A line that is good until it is told otherwise."""
+    one_proxy.calm()
+    return one_proxy
+
+
+@pytest.fixture
+def behind(s3_bucket: BucketSource, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> BucketSource:
+    """The bucket on S3 behind the proxy, read in blocks far smaller than its shards."""
+    monkeypatch.setattr("glr_assets.ranges.BLOCK", 20_000)
+    config = {"retries": {"total_max_attempts": 1}, "connect_timeout": 2, "read_timeout": 0.25}
+    retry = Retry(attempts=14, first_wait=0.001, longest_wait=0.01)
+    return BucketSource(s3_bucket.url, {"endpoint_url": proxy.url, "config_kwargs": config}, retry=retry)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_over_a_line_that_breaks_every_member_is_the_same(
+    behind: BucketSource, proxy: FaultyS3, bucket: str, seed: int
+) -> None:
+    expected = [(m.name, m.offset, m.data) for m in walked(BucketSource(bucket))]
+    proxy.calm(seed)
+    proxy.rates = {"reset": 0.1, "closed": 0.1, "short": 0.1, "stall": 0.05, "slow_down": 0.1}
+    members = walked(behind)
+    assert [(m.name, m.offset, m.data) for m in members] == expected
+    places = [Place(m.source_path, m.offset, m.size) for m in members]
+    assert list(behind.read_members(places)) == [m.data for m in members]
+    assert sum(proxy.done.values()) > 0
+
+
+def test_a_shard_takes_no_more_requests_than_it_has_blocks(behind: BucketSource, proxy: FaultyS3, bucket: str) -> None:
+    proxy.requests.clear()
+    walked(behind)
+    size = (Path(bucket) / "train/images_000.tar").stat().st_size
+    kinds = Counter((r.method, r.path.rpartition("/")[2]) for r in proxy.requests)
+    assert kinds == {
+        ("GET", "md5.images_000.txt"): 1,
+        ("HEAD", "images_000.tar"): 1,
+        ("GET", "images_000.tar"): -(-size // 20_000),
+    }
+
+
+def test_reading_that_breaks_off_says_where(behind: BucketSource, proxy: FaultyS3) -> None:
+    members = behind.members("train", "000", require_md5=True, max_member_bytes=SMALL)
+    next(members)
+    proxy.rates = {"closed": 1}
     with pytest.raises(SourceError) as error:
-        walked(s3_bucket)
-    told(error, f"{s3_bucket.url}/train/images_000.tar", "byte 0", "Read timeout", "run it again")
+        list(members)
+    told(error, f"{behind.url}/train/images_000.tar", "broke off at byte", "(14 attempts)", "network")
+
+
+def test_a_shard_replaced_while_it_is_read_is_the_sources_fault(behind: BucketSource, bucket: str) -> None:
+    members = behind.members("train", "000", require_md5=False, max_member_bytes=SMALL)
+    next(members)
+    behind.files.write("train/images_000.tar", (Path(bucket) / "train/images_001.tar").read_bytes())
+    with pytest.raises(SourceError) as error:
+        list(members)
+    told(error, f"{behind.url}/train/images_000.tar", "replaced", "run it again")
+
+
+def test_places_are_read_and_each_fault_is_told_in_its_own_stead(source: BucketSource) -> None:
+    members = walked(source)
+    good = [Place(m.source_path, m.offset, m.size) for m in members]
+    found = list(source.read_members([*good, Place("train/images_999.tar", 0, 5), Place("../x", 0, 5), good[0]]))
+    assert found[: len(good)] == [m.data for m in members]
+    assert found[-1] == members[0].data
+    for error in found[len(good) : -1]:
+        assert isinstance(error, SourceError)
+        assert str(error).startswith("source ")
 
 
 @pytest.mark.parametrize("shard", ["004", "0000", "abc"])

@@ -1,0 +1,140 @@
+"""What an earlier run left of a shard: the index of all its members and the images it stored.
+
+It is relied on where it is of the same source bytes and the same way of making pixels; another plan or other limits
+then need only what the earlier run did not store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glr_assets.errors import MissingInputError, StoreError, TableError
+from glr_assets.images.pixels import Refused, StoredImage
+from glr_assets.images.reader import ImageReader
+from glr_assets.images.schemas import IMAGE_INDEX
+from glr_assets.ranges import Place
+from glr_assets.receipts import need_receipt
+from glr_assets.source import Member
+from glr_assets.source.base import Split
+from glr_assets.store import Store
+from glr_assets.tables import read_table
+
+#: Values of `[images]` that say what is refused, not how an image looks.
+LIMITS = ("max_pixels", "require_md5")
+
+
+class OutdatedError(Exception):
+    """What an earlier run left is not as its index says."""
+
+
+@dataclass(frozen=True)
+class EarlierRow:
+    """One row of the earlier index."""
+
+    values: Mapping[str, Any]
+
+    @property
+    def member(self) -> Member:
+        """The member, without its bytes."""
+        value = self.values
+        place = self.place
+        return Member(value["member"], value["kind"], place.name, place.offset, place.size, None)
+
+    @property
+    def place(self) -> Place:
+        """Where its bytes lie in the source."""
+        return Place(self.values["source_path"], self.values["source_offset"], self.values["source_size"])
+
+    @property
+    def xxh3(self) -> int | None:
+        """Digest of its bytes; None where they were not read."""
+        return self.values["source_xxh3"]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its image was stored."""
+        return bool(self.values["status"] == "stored")
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether it was decoded well, and another member of that id had been stored."""
+        return bool(self.values["status"] == "skipped" and self.values["reason"].startswith("repeated id"))
+
+    @property
+    def refused(self) -> Refused:
+        """Why it failed."""
+        return Refused(self.values["reason"])
+
+
+class Earlier:
+    """An earlier run's index and stored images, and how far they hold for a new run."""
+
+    def __init__(self, store: Store, split: Split, shard: str, *, max_pixels: int, same_limits: bool) -> None:
+        index = read_table(store, IMAGE_INDEX, IMAGE_INDEX.schema.names, split=split, shard=shard)
+        self.rows = [EarlierRow(values) for values in index.to_pylist()]
+        self._reader = ImageReader.of_shard(store, split, shard)
+        self._max_pixels = max_pixels
+        self._same_limits = same_limits
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether any member failed."""
+        return any(row.values["status"] == "failed" for row in self.rows)
+
+    def settles(self, row: EarlierRow, retry_failed: bool) -> bool:
+        """Whether what became of a member that is wanted again is known without reading it."""
+        if row.is_stored:
+            return bool(row.values["source_width"] * row.values["source_height"] <= self._max_pixels)
+        if row.is_repeated:
+            return self._same_limits
+        # A limit that is what it was refuses the same again.
+        again = retry_failed and not row.refused.reason.startswith("too large: ")
+        tried = row.values["status"] == "failed" and row.xxh3 is not None
+        return tried and self._same_limits and not again
+
+    def images(self, rows: Iterable[EarlierRow]) -> Iterator[StoredImage]:
+        """The stored images of these rows, in their order.
+
+        Raises:
+            OutdatedError: one is not there, or not as it was stored.
+        """
+        rows = list(rows)
+        data = self._reader.read_many(row.values["id"] for row in rows)
+        for row in rows:
+            try:
+                jpeg = next(data)
+            except (StoreError, MissingInputError) as error:
+                raise OutdatedError(str(error)) from error
+            value = row.values
+            yield StoredImage(
+                jpeg,
+                (value["width"], value["height"]),
+                (value["source_width"], value["source_height"]),
+                value["source_format"],
+                value["dhash"],
+                value["pixel_path"],
+                value["dhash_path"],
+            )
+
+
+def find_earlier(
+    store: Store, split: Split, shard: str, source_digest: str, parameters: Mapping[str, Any], code_version: str
+) -> Earlier | None:
+    """What is left of an earlier run over the same bytes that made pixels the same way; None where there is none."""
+    name = f"{split}_images/{shard}"
+    try:
+        receipt = need_receipt(store, name)
+    except MissingInputError:
+        return None
+    earlier, wanted = dict(receipt.parameters), dict(parameters)
+    same_limits = [earlier.pop(limit, None) for limit in LIMITS] == [wanted.pop(limit, None) for limit in LIMITS]
+    if receipt.inputs.get(f"source:{split}/{shard}") != source_digest or receipt.code_version != code_version:
+        return None
+    if earlier != wanted:
+        return None
+    try:
+        return Earlier(store, split, shard, max_pixels=parameters["max_pixels"], same_limits=same_limits)
+    except (MissingInputError, TableError):
+        return None

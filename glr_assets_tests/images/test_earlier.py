@@ -1,0 +1,281 @@
+"""A later run over a shard that was ingested before: the same bytes as a whole pass, and only what is new is read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glr_assets.errors import SourceError
+from glr_assets.images import ingest as ingest_module
+from glr_assets.images.ingest import ingest_shard
+from glr_assets.images.selection import Selection, selection_for
+from glr_assets.images.shard_runs import find_run
+from glr_assets.ranges import Place
+from glr_assets.receipts import Made, find_receipt
+from glr_assets.recipes import Recipe
+from glr_assets.source import BucketSource, Member
+from glr_assets.store import Store
+from glr_assets_tests.images.handmade import (
+    TINY,
+    Bucket,
+    Entry,
+    identifier,
+    make_tables,
+    photo,
+    picture,
+    tar_of,
+    write_shard,
+)
+
+IDS = [identifier(n) for n in range(12)]
+TWICE, CORRUPT, CORRUPT_FIRST, LARGE, LONG = IDS[2], IDS[4], IDS[5], IDS[6], IDS[7]
+ENTRIES = [
+    *(photo(IDS[n], picture(n)) for n in range(4)),
+    Entry(f"again/{TWICE}.jpg", picture(20)),
+    photo(CORRUPT, picture(4)[:300]),
+    photo(CORRUPT_FIRST, b"<html>"),
+    Entry(f"again/{CORRUPT_FIRST}.jpg", picture(5)),
+    photo(LARGE, picture(6, (120, 100))),
+    photo(LONG, picture(7) + bytes(30_000)),
+    *(photo(IDS[n], picture(n)) for n in range(8, 12)),
+    Entry(f"../{IDS[0]}.jpg", picture(8)),
+    photo(identifier(99), picture(9)),
+    Entry("notes.txt", b"hello"),
+]
+RECIPE = TINY.overridden({"images": {"max_member_bytes": 20_000, "max_pixels": 10_000}})
+LOOSE = RECIPE.overridden({"images": {"max_pixels": 20_000}})
+
+
+class Counting(BucketSource):
+    """A source that keeps what is read of its shards: whole passes, and ranges."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.passes = 0
+        self.places: list[Place] = []
+
+    def members(self, *arguments: object, **named: object) -> Iterator[Member]:
+        self.passes += 1
+        yield from super().members(*arguments, **named)  # type: ignore[arg-type]
+
+    def read_members(self, places: Iterable[Place]) -> Iterator[bytes | SourceError]:
+        def counted() -> Iterator[Place]:
+            for place in places:
+                self.places.append(place)
+                yield place
+
+        yield from super().read_members(counted())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "RETRY_SECONDS", 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Bucket(dict.fromkeys(IDS, 7), IDS, {"train": {"000": tar_of(ENTRIES)}}).write(tmp_path / "bucket")
+    return tmp_path / "bucket"
+
+
+def planned(store: Store, wanted: Iterable[str]) -> Selection:
+    """The split's selection with other wanted ids, and digests of its own."""
+    whole = selection_for(store, "train", RECIPE.images)
+    keep = {image_id.encode() for image_id in wanted}
+    mask = [bytes(key) in keep for key in whole.ids]
+    return Selection(whole.ids, whole.landmark_ids, whole.wanted & mask, {"fill_plan": repr(sorted(keep))})
+
+
+def ingest(
+    source: BucketSource, store: Store, wanted: Iterable[str], recipe: Recipe = RECIPE, *, retry: bool = False
+) -> Made:
+    selection = planned(store, wanted)
+    return ingest_shard(source, store, "train", "000", selection, recipe.images, 2, retry_failed=retry)
+
+
+def left(store: Store) -> dict[str, object]:
+    """The images' files and the receipt."""
+    root = Path(store.url) / "images"
+    files: dict[str, object] = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return files | {"receipt": find_receipt(store, "train_images/000")}
+
+
+def fresh(folder: Path, at: Path, wanted: Iterable[str], recipe: Recipe = RECIPE) -> dict[str, object]:
+    """What a whole pass leaves in an empty store."""
+    store = Store(str(at))
+    source = BucketSource(str(folder))
+    make_tables(source, store, RECIPE)
+    ingest(source, store, wanted, recipe)
+    return left(store)
+
+
+@pytest.fixture
+def tables(folder: Path, store: Store) -> None:
+    make_tables(BucketSource(str(folder)), store, RECIPE)
+
+
+def test_a_larger_plan_reads_only_the_images_that_are_new(
+    folder: Path, store: Store, tmp_path: Path, tables: None
+) -> None:
+    source = Counting(str(folder))
+    ingest(source, store, IDS[:8])
+    made = ingest(source, store, IDS)
+    assert source.passes == 1
+    data = (folder / "train" / "images_000.tar").read_bytes()
+    read = [data[place.offset : place.offset + place.size] for place in source.places]
+    assert read == [picture(n) for n in range(8, 12)]
+    assert made.run["read_bytes"] == sum(map(len, read))
+    assert made.run["spared_bytes"] == sum(len(entry.data) for entry in ENTRIES) - sum(map(len, read))
+    assert (made.run["decoded"], made.run["carried"]) == (4, 5)
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS)
+
+
+def test_a_smaller_plan_reads_nothing(folder: Path, store: Store, tmp_path: Path, tables: None) -> None:
+    source = Counting(str(folder))
+    ingest(source, store, IDS)
+    made = ingest(source, store, IDS[1:4])
+    assert (source.passes, source.places) == (1, [])
+    assert (made.run["decoded"], made.run["carried"], made.run["read_bytes"]) == (0, 3, 0)
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS[1:4])
+
+
+@given(plans=st.lists(st.sets(st.sampled_from(IDS)), min_size=2, max_size=4), loose=st.lists(st.booleans(), min_size=4))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_plans_before_the_bytes_are_those_of_a_whole_pass(
+    plans: list[set[str]], loose: list[bool], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = Counting(str(folder))
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    make_tables(source, store, RECIPE)
+    for number, plan in enumerate(plans):
+        recipe = LOOSE if loose[number] else RECIPE
+        ingest(source, store, plan, recipe)
+        assert left(store) == fresh(folder, tmp_path_factory.mktemp("fresh"), plan, recipe)
+    assert source.passes == 1
+
+
+def test_wider_limits_read_what_they_refused_and_narrower_ones_refuse_what_was_stored(
+    folder: Path, store: Store, tmp_path: Path, tables: None
+) -> None:
+    source = Counting(str(folder))
+    first = ingest(source, store, IDS)
+    assert first.receipt.summary["failed: too large"] == 2
+    wide = ingest(source, store, IDS, LOOSE)
+    assert wide.receipt.summary["failed: too large"] == 1
+    # The one over the limit, those that failed otherwise, and the one of which another member had been stored.
+    assert len(source.places) == 1 + 2 + 1
+    assert left(store) == fresh(folder, tmp_path / "wide", IDS, LOOSE)
+    ingest(source, store, IDS, RECIPE)
+    assert source.passes == 1
+    assert left(store) == fresh(folder, tmp_path / "narrow", IDS)
+
+
+@pytest.mark.parametrize("change", ["quality", "side", "bytes", "source", "code"])
+def test_other_pixels_or_other_bytes_need_a_whole_pass(
+    change: str, folder: Path, store: Store, tables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Counting(str(folder))
+    ingest(source, store, IDS)
+    recipe = RECIPE
+    if change == "quality":
+        recipe = RECIPE.overridden({"images": {"jpeg_quality": 80}})
+    elif change == "side":
+        recipe = RECIPE.overridden({"images": {"min_side": 33}})
+    elif change == "bytes":  # digests are of members that may be read
+        recipe = RECIPE.overridden({"images": {"max_member_bytes": 40_000}})
+    elif change == "source":
+        write_shard(folder, "train", "000", tar_of([*ENTRIES, photo(identifier(50), picture(1))]))
+    else:
+        monkeypatch.setattr(ingest_module, "CODE_VERSION", "other")
+    ingest(source, store, IDS, recipe)
+    assert (source.passes, source.places) == (2, [])
+
+
+def test_failed_images_alone_are_tried_again(folder: Path, store: Store, tmp_path: Path, tables: None) -> None:
+    source = Counting(str(folder))
+    ingest(source, store, IDS)
+    made = ingest(source, store, IDS, retry=True)
+    assert not made.reused
+    read = {(place.offset, place.size) for place in source.places}
+    assert sorted(size for _, size in read) == sorted(map(len, (picture(4)[:300], b"<html>")))
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS)
+    clean = Counting(str(folder))
+    ingest(clean, store, IDS[:2])
+    assert ingest(clean, store, IDS[:2], retry=True).reused is False  # members with hostile names fail for ever
+    assert clean.places == []
+
+
+def test_an_image_that_decodes_now_is_stored_by_a_retry(
+    folder: Path, store: Store, tmp_path: Path, tables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a run that had not the memory for it, or with a decoder that has learnt its format."""
+    source = Counting(str(folder))
+    well = ingest_module.downsize
+    failing = picture(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ingest_module,
+            "downsize",
+            lambda data, recipe: (
+                ingest_module.Refused("undecodable: MemoryError") if data == failing else well(data, recipe)
+            ),
+        )
+        first = ingest(source, store, IDS)
+    assert ingest(source, store, IDS).reused
+    again = ingest(source, store, IDS, retry=True)
+    assert again.receipt.summary["stored"] == int(first.receipt.summary["stored"] or 0) + 1
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS)
+
+
+@pytest.mark.parametrize("damage", ["stored bytes", "source bytes", "no TAR", "no index", "index"])
+def test_what_does_not_hold_is_read_anew(damage: str, folder: Path, store: Store, tmp_path: Path, tables: None) -> None:
+    source = Counting(str(folder))
+    ingest(source, store, IDS[:8])
+    tar, index = (Path(store.url) / "images" / "train" / f"000.{kind}" for kind in ("tar", "parquet"))
+    shard = folder / "train" / "images_000.tar"
+    whole = shard.read_bytes()
+    if damage == "stored bytes":
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1
+        tar.write_bytes(data)
+    elif damage == "source bytes":
+        # The published MD5 stays: the damage is on the way of one read, as from a bad disk.
+        data = bytearray(whole)
+        data[whole.index(picture(9)) + 100] ^= 1
+        shard.write_bytes(data)
+    elif damage == "no TAR":
+        tar.unlink()
+    elif damage == "no index":
+        index.unlink()
+    else:
+        index.write_bytes(random.Random(0).randbytes(index.stat().st_size))
+    if damage == "source bytes":
+        with pytest.raises(SourceError, match="MD5"):
+            ingest(source, store, IDS)
+        run = find_run(store, "train", "000")
+        assert run is not None
+        assert run.outcome == "failed"
+        shard.write_bytes(whole)
+    ingest(source, store, IDS)
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS)
+
+
+def test_the_run_is_told_beside_the_shard_and_in_no_receipt(folder: Path, store: Store, tables: None) -> None:
+    made = ingest(BucketSource(str(folder)), store, IDS)
+    run = find_run(store, "train", "000")
+    assert run is not None
+    assert run.outcome == "ingested"
+    assert run.members == made.receipt.summary
+    assert run.members["seen"] == sum(int(run.members[name] or 0) for name in ("stored", "skipped", "failed"))
+    failures = sum(int(count or 0) for name, count in run.members.items() if name.startswith("failed: "))
+    assert failures == run.members["failed"]
+    assert made.run["seconds"] == run.seconds
+    assert "seconds" not in made.receipt.model_dump_json()
+    reused = ingest(BucketSource(str(folder)), store, IDS)
+    assert (reused.reused, reused.run) == (True, {})
+    assert find_run(store, "train", "000") == run
