@@ -5,11 +5,12 @@ What belongs here: what a table is. Each stage keeps the schemas of its own tabl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ from glr_assets.store import Store
 
 #: Rows that tell which columns repeat their values.
 _SAMPLE = 10_000
+#: Rows of a row group at most: of a sorted table, a reader who looks for one key reads one group.
+ROWS_A_GROUP = 2**17
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Table:
     grain: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    """the columns of the key by which a table too large for memory is parted: rows of a part stand together"""
 
     @property
     def schema(self) -> pa.Schema:
@@ -74,12 +79,45 @@ def problems(table: Table, data: pa.Table) -> list[str]:
             found.append(f"column {column.name} is {values.type}, expected {column.type}")
         if not column.nullable and values.null_count:
             found.append(f"column {column.name} has {values.null_count} absent values, expected none")
-    if not found and data.num_rows:
-        repeated = repeated_keys(data, table.key)
-        if repeated.num_rows:
-            first = repeated.slice(0, 1).to_pylist()[0]
-            found.append(f"{repeated.num_rows} keys stand more than once, the first {first}")
-    return found
+    return found or (_key_problems(table, [data]) if table.key else [])
+
+
+def stored_problems(store: Store, table: Table) -> list[str]:
+    """What in the stored file breaks the table's schema, as `problems` tells; a row group at a time is in memory.
+
+    Raises:
+        MissingInputError: it has not been made.
+        TableError: the file is not Parquet, or lacks a column.
+    """
+    found: dict[str, None] = {}
+    keys: list[pa.Table] = []
+    done: set[tuple[object, ...]] = set()
+    latest: tuple[object, ...] = ()
+    whole = dataclasses.replace(table, key=())
+    for part in read_parts(store, table, table.schema.names):
+        if not part.num_rows:
+            continue
+        found |= dict.fromkeys(problems(whole, part))
+        name = tuple(part[column][0].as_py() for column in table.parts)
+        if name != latest:
+            found |= dict.fromkeys(_key_problems(table, keys))
+            keys = []
+            if name in done:
+                found[f"rows of {name} do not stand together"] = None
+            done.add(name)
+            latest = name
+        keys.append(part.select(list(table.key)))
+    return list(found | dict.fromkeys(_key_problems(table, keys)))
+
+
+def _key_problems(table: Table, rows: list[pa.Table]) -> list[str]:
+    keys = pa.concat_tables(part.select(list(table.key)) for part in rows) if rows else None
+    if keys is None or not keys.num_rows:
+        return []
+    repeated = repeated_keys(keys, table.key)
+    if not repeated.num_rows:
+        return []
+    return [f"{repeated.num_rows} keys stand more than once, the first {repeated.slice(0, 1).to_pylist()[0]}"]
 
 
 def repeated_keys(data: pa.Table, key: Sequence[str]) -> pa.Table:
@@ -96,22 +134,23 @@ def write_table(table: Table, data: pa.Table, file: IO[bytes]) -> None:
     """
     data = _checked(table, data)
     with _parquet(data, file) as parquet:
-        parquet.write_table(data)
+        parquet.write_table(data, row_group_size=ROWS_A_GROUP)
 
 
 class TableWriter:
-    """A table written part by part, each a row group of its own, so that no more than a part is in memory.
+    """A table written part by part, in row groups of its own, so that no more than a part is in memory.
 
-    `parts` are the columns, of the table's key, that name a part: each part has one value of them and no
-    other part the same, so keys that are unique in every part are unique in the table. The same parts in
-    the same order give the same bytes. It is a context manager; the file is whole when the block has ended.
+    That keys are unique is known in one of two ways. Of a table with `parts` each part has one value of these
+    columns, and no other part the same. Of another the keys, which must be strings, ascend from row to row and from
+    part to part. The same parts in the same order give the same bytes. It is a context manager; the file is whole
+    when the block has ended.
     """
 
-    def __init__(self, table: Table, file: IO[bytes], parts: Sequence[str]) -> None:
+    def __init__(self, table: Table, file: IO[bytes]) -> None:
         self.table = table
-        self.parts = tuple(parts)
         self.rows = 0
         self._seen: set[tuple[object, ...]] = set()
+        self._last: bytes | None = None
         self._file = file
         self._parquet: pq.ParquetWriter | None = None
 
@@ -129,22 +168,35 @@ class TableWriter:
         """Write one part; a part without rows leaves nothing.
 
         Raises:
-            TableError: it breaks the schema, is of several parts, or of one that has been written.
+            TableError: it breaks the schema, is of several parts or of one that has been written, or does not ascend.
         """
         if not data.num_rows:
             return
         data = _checked(self.table, data)
-        names = [pc.unique(data[column]).to_pylist() for column in self.parts]
+        if self.table.parts:
+            self._named_once(data)
+        else:
+            self._ascending(data)
+        self._parquet = self._parquet or _parquet(data, self._file)
+        self._parquet.write_table(data, row_group_size=ROWS_A_GROUP)
+        self.rows += data.num_rows
+
+    def _ascending(self, data: pa.Table) -> None:
+        keys = fixed_width(pc.binary_join_element_wise(*(data[name] for name in self.table.key), "\x01"))
+        first, last = keys[0].item(), keys[-1].item()
+        if (keys[1:] <= keys[:-1]).any() or (self._last is not None and first <= self._last):
+            raise TableError(f"{self.table.path}: {self.table.key} do not ascend from row to row; sort the rows")
+        self._last = last
+
+    def _named_once(self, data: pa.Table) -> None:
+        names = [pc.unique(data[column]).to_pylist() for column in self.table.parts]
         part = tuple(values[0] for values in names)
-        told = ", ".join(f"{column} {value!r}" for column, value in zip(self.parts, part, strict=True))
+        told = ", ".join(f"{column} {value!r}" for column, value in zip(self.table.parts, part, strict=True))
         if any(len(values) > 1 for values in names):
             raise TableError(f"{self.table.path}: a part has rows of {names}, expected of one; write each by itself")
         if part in self._seen:
             raise TableError(f"{self.table.path}: {told} has been written before; write each part once")
         self._seen.add(part)
-        self._parquet = self._parquet or _parquet(data, self._file)
-        self._parquet.write_table(data, row_group_size=data.num_rows)
-        self.rows += data.num_rows
 
 
 def _parquet(data: pa.Table, file: IO[bytes]) -> pq.ParquetWriter:
@@ -179,7 +231,7 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
 
 
 def read_parts(
-    store: Store, table: Table, columns: Sequence[str], only: Mapping[str, str] | None = None, **partition: str
+    store: Store, table: Table, columns: Sequence[str], only: Mapping[str, object] | None = None, **partition: str
 ) -> Iterator[pa.Table]:
     """The rows of a table in order, a row group at a time; of those only which have the values of `only`.
 
@@ -192,7 +244,8 @@ def read_parts(
     only = only or {}
     names = [*columns, *(name for name in only if name not in columns)]
     with _opened(store, table, names, partition) as (parquet, _):
-        numbers = {name: parquet.schema_arrow.get_field_index(name) for name in only}
+        leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+        numbers = {name: leaves.index(name) for name in only}
         for group in range(parquet.num_row_groups):
             metadata = parquet.metadata.row_group(group)
             if not all(_may_hold(metadata.column(numbers[name]), value) for name, value in only.items()):
@@ -203,7 +256,7 @@ def read_parts(
             yield _joinable(data.select(list(columns)))
 
 
-def _may_hold(column: pq.ColumnChunkMetaData, value: str) -> bool:
+def _may_hold(column: pq.ColumnChunkMetaData, value: Any) -> bool:
     statistics = column.statistics
     if statistics is None or not statistics.has_min_max:
         return True
@@ -260,3 +313,19 @@ def fixed_width(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
     rows = np.zeros((count, width), np.uint8)
     rows[np.arange(width) < lengths[:, None]] = filled
     return rows.reshape(-1).view(f"S{width}")
+
+
+def places(wanted: npt.NDArray[np.bytes_], keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """Where in `keys`, each there once, the wanted ones stand; -1 where they do not."""
+    if not len(keys):
+        return np.full(len(wanted), -1, np.int64)
+    order = None if (keys[1:] >= keys[:-1]).all() else np.argsort(keys, kind="stable")
+    ordered = keys if order is None else keys[order]
+    at = np.minimum(np.searchsorted(ordered, wanted), len(keys) - 1)
+    found = np.where(ordered[at] == wanted, at if order is None else order[at], -1)
+    return found.astype(np.int64)
+
+
+def taken(data: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """These rows of `data`, with absent values where the row is -1."""
+    return data.take(pa.array(rows, mask=rows < 0))

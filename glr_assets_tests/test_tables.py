@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,10 +24,13 @@ from glr_assets.tables import (
     Table,
     TableWriter,
     fixed_width,
+    places,
     problems,
     read_parts,
     read_table,
     repeated_keys,
+    stored_problems,
+    taken,
     write_table,
 )
 
@@ -202,9 +207,12 @@ def test_rows_refuse_what_does_not_fit_a_column() -> None:
     assert pc.sum(TABLE.rows([row(), row(side=4)])["side"]).as_py() == 7
 
 
+PARTED = dataclasses.replace(TABLE, key=("side", "id"), parts=("side",))
+
+
 def in_parts(*parts: pa.Table) -> bytes:
     file = io.BytesIO()
-    with TableWriter(TABLE, file, parts=["side"]) as writer:
+    with TableWriter(PARTED, file) as writer:
         for part in parts:
             writer.append(part)
     assert writer.rows == sum(part.num_rows for part in parts)
@@ -240,6 +248,68 @@ def test_a_table_written_in_parts_is_their_rows_with_a_row_group_each(store: Sto
 def test_parts_that_could_repeat_a_key_are_refused(parts: list[pa.Table], told: str) -> None:
     with pytest.raises(TableError, match=told):
         in_parts(*parts)
+
+
+NAMES = Table("n.parquet", "one row a name", tuple(Column(c, pa.string(), c) for c in ("of", "name")), ("of", "name"))
+
+
+def names(*rows: tuple[str, str]) -> pa.Table:
+    return NAMES.rows([{"of": of, "name": name} for of, name in rows])
+
+
+def test_a_table_without_parts_is_written_in_ascending_pieces(store: Store) -> None:
+    pieces = [names(("a", "x"), ("a", "y")), NAMES.empty(), names(("a", "z"), ("b", "a"))]
+    with store.writing(NAMES.path) as file, TableWriter(NAMES, file) as writer:
+        for piece in pieces:
+            writer.append(piece)
+    assert read_table(store, NAMES).to_pydict() == pa.concat_tables(pieces).to_pydict()
+    assert stored_problems(store, NAMES) == []
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [names(("a", "y"), ("a", "x"))],
+        [names(("a", "x"), ("a", "x"))],
+        [names(("a", "x")), names(("a", "x"))],
+        [names(("b", "x")), names(("a", "y"))],
+        [names(("a", "x"), ("b", "x")), names(("a", "y"))],
+    ],
+)
+def test_pieces_that_do_not_ascend_are_refused(pieces: list[pa.Table]) -> None:
+    with TableWriter(NAMES, io.BytesIO()) as writer:
+        for piece in pieces[:-1]:
+            writer.append(piece)
+        with pytest.raises(TableError, match=r"do not ascend|stand more than once"):
+            writer.append(pieces[-1])
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([[3, 1], [3, 2], [1, 1]], []),
+        ([[3, 1], [3, 1]], ["1 keys stand more than once, the first {'side': 3, 'id': '1'}"]),
+        ([[3, 1], [1, 1], [3, 2]], ["rows of (3,) do not stand together"]),
+        ([[3, 1], [None, 1]], ["column side has 1 absent values, expected none"]),
+        ([], []),
+    ],
+)
+def test_a_stored_file_is_checked_a_row_group_at_a_time(groups: list[list[int]], told: list[str], store: Store) -> None:
+    loose = pa.schema([field.with_nullable(True) for field in PARTED.schema])
+    with store.writing("t/a/b.parquet") as file, pq.ParquetWriter(file, loose) as writer:
+        for number, image in groups:
+            writer.write_table(pa.Table.from_pylist([row(side=number, id=str(image))], schema=loose))
+    stored = dataclasses.replace(PARTED, path="t/a/b.parquet")
+    assert stored_problems(store, stored) == told
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3).filter(lambda b: b"\0" not in b), unique=True), st.data())
+def test_places_are_where_keys_stand(keys: list[bytes], data: st.DataObject) -> None:
+    wanted = data.draw(st.lists(st.sampled_from([*keys, b"none"])))
+    found = places(np.array(wanted, "S4"), np.array(keys, "S3"))
+    assert found.tolist() == [keys.index(key) if key in keys else -1 for key in wanted]
+    values = taken(pa.table({"n": pa.array(range(len(keys)), pa.int64())}), found)["n"].to_pylist()
+    assert values == [keys.index(key) if key in keys else None for key in wanted]
 
 
 def test_only_the_row_groups_that_are_asked_for_are_read(store: Store) -> None:

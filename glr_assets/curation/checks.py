@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.curation.ledger import balance
+from glr_assets.curation.ledger import BALANCE, balance
+
+#: Columns of the ledger that `unbalanced` reads.
+BALANCED = ("planned", "decision", "in_train")
+#: A table that has grown or shrunk by more of itself than this, from one run to the next, is worth a look.
+DRIFT = 0.1
 
 
-def unbalanced(ledger: pa.Table) -> str:
-    """Of the train images asked for, each was kept, dropped or failed, and all that were kept train."""
-    counts = balance(ledger)
+def unbalanced(ledger: Iterable[pa.Table]) -> str:
+    """Of the train images asked for, each was kept, dropped or failed, and all that were kept train.
+
+    Args:
+        ledger: pieces of it with the columns `BALANCED`.
+    """
+    counts = dict.fromkeys(BALANCE, 0)
+    for piece in ledger:
+        for name, count in balance(piece).items():
+            counts[name] += count
     settled = counts["kept"] + counts["dropped"] + counts["failed"]
     if settled != counts["requested"]:
         return f"requested {counts['requested']}, but kept + dropped + failed = {settled}"
@@ -31,3 +45,49 @@ def overfull(manifest: pa.Table, keep: int) -> str:
     sizes = manifest.group_by("landmark_id", use_threads=False).aggregate([([], "count_all")])
     wrong = sizes.filter(pc.greater(sizes["count_all"], keep))
     return f"{wrong.num_rows} classes have more than {keep} images" if wrong.num_rows else ""
+
+
+def in_both(extra: pa.Table, competition: pa.Table) -> str:
+    """No planned extra is of the competition's set."""
+    both = extra.filter(pc.is_in(extra["id"], competition["id"].combine_chunks()))
+    return f"{both.num_rows} images, the first {both['id'][0].as_py()}" if both.num_rows else ""
+
+
+def beyond_threshold(manifest: pa.Table, threshold: int) -> str:
+    """Filling stops at the threshold: no class that has an extra has more images.
+
+    Args:
+        manifest: `landmark_id, origin` of `TRAIN_MANIFEST`.
+        threshold: images a class is filled up to.
+    """
+    filled = pc.unique(manifest.filter(pc.equal(manifest["origin"], "extra"))["landmark_id"])
+    return overfull(manifest.filter(pc.is_in(manifest["landmark_id"], filled)), threshold)
+
+
+def unhashed(catalog: Iterable[pa.Table]) -> str:
+    """Every stored image has its hashes.
+
+    Args:
+        catalog: pieces of it with the columns `status, dhash, stored_xxh3`.
+    """
+    lacking = 0
+    for piece in catalog:
+        stored = piece.filter(pc.equal(piece["status"], "stored"))
+        absent = pc.or_(pc.is_null(stored["dhash"]), pc.is_null(stored["stored_xxh3"]))
+        lacking += pc.sum(absent).as_py() or 0
+    return f"{lacking} stored images lack a hash" if lacking else ""
+
+
+def drifted(now: Mapping[str, float], before: Mapping[str, float]) -> str:
+    """Figures that changed by more than `DRIFT` of what they were in the run before.
+
+    Args:
+        now: figures by name.
+        before: the same of the run before; what only one of the two has is left aside.
+    """
+    changed = [
+        f"{name}: {before[name]:g}, now {now[name]:g}"
+        for name in sorted(now.keys() & before.keys())
+        if abs(now[name] - before[name]) > DRIFT * abs(before[name])
+    ]
+    return "; ".join(changed)

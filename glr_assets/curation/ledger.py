@@ -1,23 +1,45 @@
-"""Every image id of every split, with what was decided of it and why."""
+"""Every image id of every split, with each decision on it in order, and why.
+
+At GLDv2's size that is five million ids with ten million decisions: the ledger is written in pieces of sorted ids.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.curation.fates import MISSING_REASON, fates
-from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
-from glr_assets.metadata.schemas import COMPETITION_TRAIN, INDEX_METADATA, TEST_METADATA, TRAIN_METADATA
+from glr_assets.curation.schemas import (
+    DECISION,
+    DEDUPED_MANIFEST,
+    IMAGE_LEDGER,
+    TRAIN_EXTRA,
+    TRAIN_MANIFEST,
+)
+from glr_assets.metadata.schemas import (
+    COMPETITION_TRAIN,
+    INDEX_METADATA,
+    TEST_METADATA,
+    TRAIN_ATTRIBUTION,
+    TRAIN_METADATA,
+)
 from glr_assets.planning.schemas import FILL_PLAN
-from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
+from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipts
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import Table, read_table
+from glr_assets.tables import Table, TableWriter, fixed_width, places, read_table, taken
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 INPUTS = (
     "train_metadata",
+    "train_attribution",
     "index_metadata",
     "test_metadata",
     "competition_train",
@@ -27,67 +49,258 @@ INPUTS = (
     "train_extra",
     "train_manifest",
 )
+#: Ids that are in memory together with their decisions, some 300 bytes each.
+PIECE = 2**19
+VERSION_DIGITS = 12
+REASONS = "reports/image_ledger.json"
+REASON_COLUMNS = ("asset", "decision", "reason", "images")
+STORED_REASON = "downsized and stored"
+PLANNED = {
+    "competition": ("competition_train", "in the competition's train set"),
+    "extra": ("fill_plan", "planned to fill its class"),
+    "reserve": ("fill_plan", "held in reserve for its class"),
+}
 _LISTED: dict[Split, Table] = {"train": TRAIN_METADATA, "index": INDEX_METADATA, "test": TEST_METADATA}
 
-
-def ledger_of(store: Store) -> pa.Table:
-    """`IMAGE_LEDGER` from the tables, the catalog and the manifests of a store, sorted by split and id."""
-    parts = [_split_rows(store, split) for split in ("index", "test", "train")]
-    return pa.concat_tables(parts)
+Ids = npt.NDArray[np.bytes_]
 
 
-def _split_rows(store: Store, split: Split) -> pa.Table:
-    listed = read_table(store, _LISTED[split])
-    known = listed.select(["id", "landmark_id"]) if split == "train" else _without_landmark(listed.select(["id"]))
-    found = fates(store, split).drop_columns("dhash")
-    rows = known.join(found, "id", join_type="full outer", use_threads=False)
-    if split == "train":
-        rows = _with_decisions(store, rows)
-    else:
-        absent = pa.nulls(rows.num_rows, pa.string())
-        for name in ("planned", "decision", "decision_reason", "partner"):
-            rows = rows.append_column(name, absent)
-        rows = rows.append_column("in_train", pa.array(np.zeros(rows.num_rows, bool)))
-    rows = rows.append_column("split", pa.array([split] * rows.num_rows, pa.string())).sort_by("id")
-    for name, value in (("status", "missing"), ("reason", MISSING_REASON)):
-        rows = rows.set_column(rows.schema.get_field_index(name), name, pc.fill_null(rows[name], value))
-    return rows.select([column.name for column in IMAGE_LEDGER.columns]).cast(IMAGE_LEDGER.schema)
+@dataclass(frozen=True)
+class _Side:
+    """A table about images, with its ids for looking rows up."""
+
+    ids: Ids
+    data: pa.Table
+
+    @classmethod
+    def of(cls, data: pa.Table) -> _Side:
+        return cls(fixed_width(data["id"]), data.drop_columns(["id"]))
+
+    def rows(self, wanted: Ids) -> pa.Table:
+        """Its row of each wanted id, absent values where it has none."""
+        return taken(self.data, places(wanted, self.ids))
 
 
-def _without_landmark(ids: pa.Table) -> pa.Table:
-    return ids.append_column("landmark_id", pa.nulls(ids.num_rows, pa.int64()))
+def ledger_pieces(store: Store) -> Iterator[pa.Table]:
+    """`IMAGE_LEDGER` from the tables, the catalog and the manifests of a store, sorted by split and id, in pieces."""
+    versions: dict[str | None, str | None] = {name: _version(store, name) for name in INPUTS}
+    for split in ("index", "test", "train"):
+        yield from _split_pieces(store, split, versions)
 
 
-def _with_decisions(store: Store, rows: pa.Table) -> pa.Table:
+def _version(store: Store, asset: str) -> str | None:
+    receipt = find_receipt(store, asset)
+    return None if receipt is None else receipt.digest[:VERSION_DIGITS]
+
+
+def _split_pieces(store: Store, split: Split, versions: Mapping[str | None, str | None]) -> Iterator[pa.Table]:
+    train = split == "train"
+    listed = _Side.of(read_table(store, _LISTED[split], ["id", "landmark_id"] if train else ["id"]))
+    found = _Side.of(fates(store, split).select(["id", "shard", "status", "reason"]))
+    sides = _decided(store) if train else {}
+    shards = sorted(pc.unique(found.data["shard"]).to_pylist())
+    of_shard: dict[str | None, str | None] = {key: _version(store, f"{split}_images/{key}") for key in shards}
+    ids = np.union1d(listed.ids, found.ids)
+    for start in range(0, len(ids), PIECE):
+        yield _piece(ids[start : start + PIECE], split, listed, found, sides, versions, of_shard)
+
+
+def _decided(store: Store) -> dict[str, _Side]:
+    """What is known of train images beside their fates: the plan, the decision, who made them, whether they train."""
     competition = read_table(store, COMPETITION_TRAIN, ["id"])
-    words = pa.array(["competition"] * competition.num_rows, pa.string())
+    words = pa.repeat(pa.scalar("competition"), competition.num_rows)
     plan = read_table(store, FILL_PLAN, ["id", "role"]).rename_columns(["id", "planned"])
-    planned = pa.concat_tables([competition.append_column("planned", words), plan])
-    names = ["id", "decision", "decision_reason"]
-    deduped = read_table(store, DEDUPED_MANIFEST, ["id", "decision", "reason", "partner"])
-    deduped = deduped.rename_columns([*names, "partner"])
-    extra = read_table(store, TRAIN_EXTRA, ["id", "decision", "reason"]).rename_columns(names)
-    extra = extra.append_column("partner", pa.nulls(extra.num_rows, pa.string()))
-    decided = pa.concat_tables([deduped.select([*names, "partner"]), extra])
-    rows = rows.join(planned, "id", use_threads=False).join(decided, "id", use_threads=False)
-    in_train = pc.is_in(rows["id"], read_table(store, TRAIN_MANIFEST, ["id"])["id"].combine_chunks())
-    return rows.append_column("in_train", in_train)
+    deduped = read_table(store, DEDUPED_MANIFEST, ["id", "decision", "reason", "partner", "distance"])
+    extra = read_table(store, TRAIN_EXTRA)
+    extra = extra.select([name for name in deduped.schema.names if name in extra.schema.names])
+    train = read_table(store, TRAIN_MANIFEST, ["id"])
+    return {
+        "planned": _Side.of(pa.concat_tables([competition.append_column("planned", words), plan])),
+        "decided": _Side.of(pa.concat_tables([deduped, extra], promote_options="default")),
+        "attribution": _Side.of(read_table(store, TRAIN_ATTRIBUTION, ["id", "author", "license"])),
+        "train": _Side.of(train.append_column("in_train", pa.repeat(pa.scalar(True), train.num_rows))),
+    }
+
+
+def _piece(
+    ids: Ids,
+    split: Split,
+    listed: _Side,
+    found: _Side,
+    sides: Mapping[str, _Side],
+    versions: Mapping[str | None, str | None],
+    of_shard: Mapping[str | None, str | None],
+) -> pa.Table:
+    count = len(ids)
+    fate = found.rows(ids)
+    known = {name: side.rows(ids) for name, side in sides.items()}
+
+    def column(side: str, name: str, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+        return known[side][name] if side in known else pa.nulls(count, kind)
+
+    string = pa.string()
+    status = pc.fill_null(fate["status"], "missing")
+    reason = pc.fill_null(fate["reason"], MISSING_REASON)
+    planned = column("planned", "planned", string)
+    decided = {name: column("decided", name, string) for name in ("decision", "reason", "partner")}
+    distance = column("decided", "distance", pa.int32())
+    landmark = listed.rows(ids)["landmark_id"] if split == "train" else pa.nulls(count, pa.int64())
+    decisions = _in_order(
+        [
+            _planned(planned, versions),
+            _ingested(split, fate["shard"], status, reason, of_shard),
+            _curated(planned, decided, distance, versions),
+        ]
+    )
+    columns = {
+        "id": pa.array(ids.astype(str), string),
+        "split": pa.repeat(pa.scalar(split), count),
+        "landmark_id": landmark,
+        "shard": fate["shard"],
+        "status": status,
+        "reason": reason,
+        "planned": planned,
+        "decision": decided["decision"],
+        "decision_reason": decided["reason"],
+        "partner": decided["partner"],
+        "distance": distance,
+        "decisions": decisions,
+        "author": column("attribution", "author", string),
+        "license": column("attribution", "license", string),
+        "in_train": pc.fill_null(column("train", "in_train", pa.bool_()), False),
+    }
+    return pa.table(columns).select(IMAGE_LEDGER.schema.names)
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """One decision each on some of a piece's rows: `rows` [n], ascending, and their `DECISION` structs [n]."""
+
+    rows: npt.NDArray[np.int64]
+    structs: pa.StructArray
+
+
+def _structs(rows: npt.NDArray[np.int64], **fields: pa.Array | pa.ChunkedArray) -> _Decided:
+    arrays = []
+    for field in DECISION:
+        values = fields.get(field.name, pa.nulls(len(rows), field.type))
+        values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        arrays.append(values.cast(field.type))
+    return _Decided(rows, pa.StructArray.from_arrays(arrays, fields=list(DECISION)))
+
+
+def _worded(values: pa.Array | pa.ChunkedArray, words: Mapping[Any, str | None]) -> pa.Array:
+    """Each value's word: few values, many rows."""
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    coded = values.dictionary_encode()
+    dictionary = pa.array([words.get(value) for value in coded.dictionary.to_pylist()], pa.string())
+    return dictionary.take(coded.indices)
+
+
+def _planned(planned: pa.ChunkedArray, versions: Mapping[str | None, str | None]) -> _Decided:
+    rows = np.flatnonzero(planned.is_valid().to_numpy(zero_copy_only=False))
+    role = planned.take(pa.array(rows))
+    return _structs(
+        rows,
+        asset=_worded(role, {word: asset for word, (asset, _) in PLANNED.items()}),
+        version=_worded(role, {word: versions[asset] for word, (asset, _) in PLANNED.items()}),
+        decision=role,
+        reason=_worded(role, {word: reason for word, (_, reason) in PLANNED.items()}),
+    )
+
+
+def _ingested(
+    split: Split,
+    shard: pa.ChunkedArray,
+    status: pa.ChunkedArray,
+    reason: pa.ChunkedArray,
+    of_shard: Mapping[str | None, str | None],
+) -> _Decided:
+    assets = {key: f"{split}_images/{key}" for key in of_shard}
+    return _structs(
+        np.arange(len(status)),
+        asset=pc.fill_null(_worded(shard, assets), f"{split}_images"),
+        version=_worded(shard, of_shard),
+        decision=status,
+        reason=pc.if_else(pc.equal(reason, ""), STORED_REASON, reason),
+    )
+
+
+def _curated(
+    planned: pa.ChunkedArray,
+    decided: Mapping[str, pa.ChunkedArray],
+    distance: pa.ChunkedArray,
+    versions: Mapping[str | None, str | None],
+) -> _Decided:
+    rows = np.flatnonzero(decided["decision"].is_valid().to_numpy(zero_copy_only=False))
+    at = pa.array(rows)
+    assets: dict[str | None, str | None] = {"competition": "deduped_manifest"}
+    asset = pc.fill_null(_worded(planned.take(at), assets), "train_extra")
+    return _structs(
+        rows,
+        asset=asset,
+        version=_worded(asset, versions),
+        **{name: values.take(at) for name, values in decided.items()},
+        distance=distance.take(at),
+    )
+
+
+def _in_order(parts: list[_Decided]) -> pa.ListArray:
+    """The decisions of every row as a list, in the order of `parts`."""
+    rows = np.concatenate([part.rows for part in parts])
+    count = int(rows.max(initial=-1)) + 1
+    order = np.argsort(rows, kind="stable")
+    structs = pa.concat_arrays([part.structs for part in parts]).take(pa.array(order))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs)
 
 
 def make_image_ledger(store: Store) -> Made:
     """`image_ledger`; its summary counts what was asked for and what became of it."""
 
     def build(writer: Writer) -> Summary:
-        ledger = ledger_of(store)
-        writer.table(IMAGE_LEDGER, ledger)
-        return {"rows": ledger.num_rows} | balance(ledger)
+        counts: Counter[str] = Counter()
+        reasons: Counter[tuple[str, str, str]] = Counter()
+        with writer.writing(IMAGE_LEDGER.path) as file, TableWriter(IMAGE_LEDGER, file) as ledger:
+            for piece in ledger_pieces(store):
+                ledger.append(piece)
+                counts.update(balance(piece))
+                reasons.update(decision_reasons(piece))
+        told = [dict(zip(REASON_COLUMNS, (*key, count), strict=True)) for key, count in sorted(reasons.items())]
+        writer.json(REASONS, told)
+        return {"rows": ledger.rows, **{name: counts[name] for name in BALANCE}}
 
     inputs = need_receipts(store, *INPUTS)
     return make(store, "image_ledger", inputs=inputs, parameters={}, code_version=CODE_VERSION, build=build)
 
 
+def decision_reasons(ledger: pa.Table) -> dict[tuple[str, str, str], int]:
+    """How many images each asset decided on so and for that reason: `{(asset, decision, reason): images}`.
+
+    Shards are counted together, and of a reason what comes before its particulars.
+    """
+    flat = ledger["decisions"].combine_chunks().flatten()
+    asset, decision, reason = (flat.field(name) for name in ("asset", "decision", "reason"))
+    told = pa.table(
+        {
+            "asset": pc.replace_substring_regex(asset, "/.*", ""),
+            "decision": decision,
+            "reason": pc.replace_substring_regex(reason, "[:;].*", ""),
+        }
+    )
+    counted = told.group_by(told.schema.names, use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    return {(row["asset"], row["decision"], row["reason"]): row["count_all"] for row in counted}
+
+
+BALANCE = ("requested", "kept", "dropped", "failed", "in_train")
+
+
 def balance(ledger: pa.Table) -> dict[str, int]:
-    """Train images asked for, and how many of them were kept, dropped and failed: the three must add up to it."""
+    """Train images asked for, and how many of them were kept, dropped and failed: the three must add up to it.
+
+    Args:
+        ledger: at least the columns `planned, decision, in_train`.
+    """
     planned = ledger.filter(pc.is_valid(ledger["planned"]))
     counts = {word: pc.sum(pc.equal(planned["decision"], word)).as_py() or 0 for word in ("kept", "dropped", "failed")}
     return {"requested": planned.num_rows} | counts | {"in_train": pc.sum(ledger["in_train"]).as_py() or 0}

@@ -36,6 +36,17 @@ TRAIN_MANIFEST = Table(
     (*_MANIFEST_COLUMNS, Column("origin", pa.string(), "competition or extra")),
     ("id",),
 )
+DECISION = pa.struct(
+    {
+        "asset": pa.string(),
+        "version": pa.string(),
+        "decision": pa.string(),
+        "reason": pa.string(),
+        "partner": pa.string(),
+        "distance": pa.int32(),
+    }
+)
+DECISIONS = pa.list_(DECISION)
 IMAGE_LEDGER = Table(
     "manifests/image_ledger.parquet",
     "one row per image id any table or shard names, by split",
@@ -49,7 +60,11 @@ IMAGE_LEDGER = Table(
         Column("planned", pa.string(), "competition, extra or reserve; absent where not planned", nullable=True),
         Column("decision", pa.string(), "kept, dropped or failed by curation; absent where not asked", nullable=True),
         Column("decision_reason", pa.string(), "Why curation decided so", nullable=True),
-        Column("partner", pa.string(), "The kept image that made this one superfluous", nullable=True),
+        Column("partner", pa.string(), "The image that made this one superfluous", nullable=True),
+        Column("distance", pa.int32(), "Bits of dhash between the two", nullable=True),
+        Column("decisions", DECISIONS, "Every decision on it in order, by asset and version of the asset's content"),
+        Column("author", pa.string(), "Who took it, where that is published", nullable=True),
+        Column("license", pa.string(), "Licence it may be used under, where that is published", nullable=True),
         Column("in_train", pa.bool_(), "Whether it is in train_manifest"),
     ),
     ("split", "id"),

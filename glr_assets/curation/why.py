@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER
-from glr_assets.errors import GlrError, MissingInputError
-from glr_assets.images.schemas import IMAGE_CATALOG, STORED_TAR
+from glr_assets.curation.schemas import IMAGE_LEDGER
+from glr_assets.errors import GlrError
+from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.metadata.schemas import INDEX_METADATA, LANDMARK_LABELS, TRAIN_ATTRIBUTION, TRAIN_METADATA
-from glr_assets.receipts import find_receipt
 from glr_assets.store import Store
-from glr_assets.tables import Table
+from glr_assets.tables import Table, read_parts, read_table
 
 
 class Decision(BaseModel):
@@ -65,7 +63,7 @@ def why(store: Store, image_id: str) -> list[ImageStory]:
         MissingInputError: the ledger has not been made.
         GlrError: no table and no shard names the image.
     """
-    ledger = _rows(store, IMAGE_LEDGER, pc.field("id") == image_id)
+    ledger = _rows(store, IMAGE_LEDGER, "id", image_id)
     if not ledger:
         raise GlrError(
             f"image {image_id!r}: no table and no ingested shard of {store.url} names it; "
@@ -76,14 +74,12 @@ def why(store: Store, image_id: str) -> list[ImageStory]:
 
 def _story(store: Store, row: dict[str, Any]) -> ImageStory:
     image_id, split = row["id"], row["split"]
-    this = pc.field("id") == image_id
-    members = _rows(store, IMAGE_CATALOG, this & (pc.field("split") == split))
-    member = next((m for m in members if m["status"] == "stored"), members[0] if members else {})
+    member = _member(store, row)
     train = split == "train"
-    published = (_rows(store, TRAIN_METADATA, this) if train else []) or [{}]
-    attribution = (_rows(store, TRAIN_ATTRIBUTION, this) if train else []) or [{}]
-    of_index = (_rows(store, INDEX_METADATA, this) if split == "index" else []) or [{}]
-    labels = _rows(store, LANDMARK_LABELS, pc.field("landmark_id") == (row["landmark_id"] if train else None))
+    published = (_rows(store, TRAIN_METADATA, "id", image_id) if train else []) or [{}]
+    attribution = (_rows(store, TRAIN_ATTRIBUTION, "id", image_id) if train else []) or [{}]
+    of_index = (_rows(store, INDEX_METADATA, "id", image_id) if split == "index" else []) or [{}]
+    labels = _rows(store, LANDMARK_LABELS, "landmark_id", row["landmark_id"]) if row["landmark_id"] is not None else []
     return ImageStory(
         id=image_id,
         split=split,
@@ -94,44 +90,22 @@ def _story(store: Store, row: dict[str, Any]) -> ImageStory:
         **{key: attribution[0].get(key) for key in ("author", "license", "title")},
         shard=row["shard"],
         source=_place(member, "source_path", "source"),
-        stored=_stored_place(member, split),
+        stored=_stored_place(member, split, row["shard"]),
         width=member.get("width"),
         height=member.get("height"),
         dhash=f"{member['dhash']:016x}" if member.get("dhash") is not None else None,
-        decisions=_decisions(store, row),
+        decisions=[Decision(**decision) for decision in row["decisions"]],
         sets=_sets(row),
     )
 
 
-def _decisions(store: Store, row: dict[str, Any]) -> list[Decision]:
-    split, shard = row["split"], row["shard"]
-    found = []
-    if row["planned"]:
-        asset = "competition_train" if row["planned"] == "competition" else "fill_plan"
-        words = {
-            "competition": "in the competition's train set",
-            "extra": "planned to fill its class",
-            "reserve": "held in reserve for its class",
-        }
-        found.append(_decision(store, asset, row["planned"], words[row["planned"]]))
-    ingest = f"{split}_images/{shard}" if shard else f"{split}_images"
-    found.append(_decision(store, ingest, row["status"], row["reason"] or "downsized and stored"))
-    if row["decision"]:
-        asset = "deduped_manifest" if row["planned"] == "competition" else "train_extra"
-        distance = None
-        if row["partner"]:
-            distance = _rows(store, DEDUPED_MANIFEST, pc.field("id") == row["id"])[0]["distance"]
-        found.append(
-            _decision(store, asset, row["decision"], row["decision_reason"], partner=row["partner"], distance=distance)
-        )
-    return found
-
-
-def _decision(store: Store, asset: str, decision: str, reason: str, **more: Any) -> Decision:
-    receipt = find_receipt(store, asset)
-    return Decision(
-        asset=asset, version=receipt.digest[:12] if receipt else None, decision=decision, reason=reason, **more
-    )
+def _member(store: Store, row: dict[str, Any]) -> dict[str, Any]:
+    """The image's row in the index of its shard: the stored member's, else the first's."""
+    if row["shard"] is None:
+        return {}
+    index = read_table(store, IMAGE_INDEX, split=row["split"], shard=row["shard"])
+    members = index.filter(pc.equal(index["id"], row["id"])).to_pylist()
+    return next((member for member in members if member["status"] == row["status"]), members[0] if members else {})
 
 
 def _sets(row: dict[str, Any]) -> list[str]:
@@ -151,24 +125,16 @@ def _place(member: dict[str, Any], path_column: str, prefix: str) -> Place | Non
     return Place(path=member[path_column], offset=member[f"{prefix}_offset"], size=member[f"{prefix}_size"])
 
 
-def _stored_place(member: dict[str, Any], split: str) -> Place | None:
+def _stored_place(member: dict[str, Any], split: str, shard: str | None) -> Place | None:
     if member.get("stored_offset") is None:
         return None
-    path = STORED_TAR.format(split=split, shard=member["shard"])
+    path = STORED_TAR.format(split=split, shard=shard)
     return Place(path=path, offset=member["stored_offset"], size=member["stored_size"])
 
 
-def _rows(store: Store, table: Table, wanted: pc.Expression) -> list[dict[str, Any]]:
-    """The rows of a table that fit an expression, read without loading the others into Python."""
-    import pyarrow.dataset as ds
-    import pyarrow.fs as pafs
-
-    path = table.path
-    if not store.exists(path):
-        raise MissingInputError(f"{store.full_url(path)} is missing: materialise the asset that writes it first")
-    filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(store.fs))
-    data: pa.Table = ds.dataset(store.path(path), filesystem=filesystem, format="parquet").to_table(filter=wanted)
-    return data.to_pylist()
+def _rows(store: Store, table: Table, key: str, value: object) -> list[dict[str, Any]]:
+    """The rows of a table with that key; of a table sorted by it, one row group is read."""
+    return [row for part in read_parts(store, table, table.schema.names, {key: value}) for row in part.to_pylist()]
 
 
 def told(story: ImageStory) -> str:

@@ -1,19 +1,19 @@
 """Asset checks: every table against its schema, and what must hold across tables."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Callable
 
 import dagster as dg
 
 from glr_assets.curation import checks as curated
-from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_MANIFEST
+from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.results import DATA_VERSION_TAG
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
 from glr_assets.receipts import need_receipt
 from glr_assets.store import Store
-from glr_assets.tables import Table, problems, read_table
+from glr_assets.tables import Table, read_parts, read_table, stored_problems
 
 
 def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
@@ -21,7 +21,7 @@ def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
 
     @dg.asset_check(asset=asset, name="schema", blocking=True, description=f"Schema of {table.path}: {table.grain}.")
     def schema(platform: Platform) -> dg.AssetCheckResult:
-        found = problems(table, read_table(platform.open_store(), table))
+        found = stored_problems(platform.open_store(), table)
         return dg.AssetCheckResult(passed=not found, metadata={"problems": found})
 
     return schema
@@ -31,38 +31,87 @@ def _holds(
     asset: str,
     name: str,
     description: str,
-    broken: Callable[[Store, Platform], str],
+    broken: Callable[[Store], str],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description)
     def check(platform: Platform) -> dg.AssetCheckResult:
-        problem = broken(platform.open_store(), platform)
+        problem = broken(platform.open_store())
         return dg.AssetCheckResult(passed=not problem, severity=severity, metadata={"problem": problem or "none"})
 
     return check
 
 
-def _missing_shards(store: Store, _: Platform) -> str:
+def _missing_shards(store: Store) -> str:
     summary = need_receipt(store, "image_catalog").summary
     gaps = {name: count for name, count in summary.items() if name.endswith("_shards_missing") and count}
     return ", ".join(f"{name.removesuffix('_shards_missing')}: {count} shards" for name, count in gaps.items())
 
 
-def _failed_images(store: Store, _: Platform) -> str:
-    catalog = read_table(store, IMAGE_CATALOG, ["split", "status"]).to_pandas()
-    counts = catalog[catalog["status"] == "failed"].groupby("split").size()
+def _failed_images(store: Store) -> str:
+    counts: Counter[str] = Counter()
+    for part in read_parts(store, IMAGE_CATALOG, ["split"], {"status": "failed"}):
+        counts.update(part["split"].to_pylist())
     return ", ".join(f"{split}: {count} images" for split, count in counts.items())
 
 
-def _strangers(store: Store, _: Platform) -> str:
+def _strangers(store: Store) -> str:
     columns = ["landmark_id"]
     return curated.strangers(read_table(store, TRAIN_MANIFEST, columns), read_table(store, COMPETITION_TRAIN, columns))
 
 
-def _overfull(store: Store, platform: Platform) -> str:
-    return curated.overfull(read_table(store, TRAIN_MANIFEST, ["landmark_id"]), platform.load_recipe().dedupe.keep)
+def _overfull(store: Store) -> str:
+    keep = need_receipt(store, "deduped_manifest").parameters["keep"]
+    return curated.overfull(read_table(store, TRAIN_MANIFEST, ["landmark_id"]), keep)
 
 
+def _in_both(store: Store) -> str:
+    return curated.in_both(read_table(store, TRAIN_EXTRA, ["id"]), read_table(store, COMPETITION_TRAIN, ["id"]))
+
+
+def _beyond_threshold(store: Store) -> str:
+    manifest = read_table(store, TRAIN_MANIFEST, ["landmark_id", "origin"])
+    return curated.beyond_threshold(manifest, need_receipt(store, "train_extra").parameters["threshold"])
+
+
+def drift_check(asset: str) -> dg.AssetChecksDefinition:
+    """A check that warns where an asset's figures are far from those of the last materialization of other content."""
+
+    @dg.asset_check(asset=asset, name="drift", description="Its figures are near those of the run before.")
+    def drift(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        records = context.instance.fetch_materializations(dg.AssetKey(asset), limit=DRIFT_RUNS).records
+        told = [record.asset_materialization for record in records if record.asset_materialization is not None]
+        latest = _version(told[0]) if told else ""
+        before = next((event for event in told if _version(event) != latest), None)
+        found = curated.drifted(_figures(told[0]), _figures(before)) if before is not None else ""
+        problem = found or ("none" if before is not None else "none: there is no earlier run of other content")
+        return dg.AssetCheckResult(passed=not found, severity=WARN, metadata={"problem": problem})
+
+    return drift
+
+
+def _version(event: dg.AssetMaterialization) -> str:
+    return (event.tags or {}).get(DATA_VERSION_TAG, "")
+
+
+def _figures(event: dg.AssetMaterialization) -> dict[str, float]:
+    values = {name: entry.value for name, entry in event.metadata.items() if not name.startswith("run: ")}
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in numbers.items() if not isinstance(value, bool)}
+
+
+#: Materializations looked through for one of other content: reruns with nothing to do lie between.
+DRIFT_RUNS = 25
+DRIFTING = (
+    "train_metadata",
+    "competition_train",
+    "class_counts",
+    "fill_plan",
+    "image_catalog",
+    "deduped_manifest",
+    "train_extra",
+    "train_manifest",
+)
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = [
     _holds(
@@ -90,6 +139,17 @@ CHECKS = [
         "image_ledger",
         "adds_up",
         "Requested = kept + dropped + failed, and what was kept trains.",
-        lambda store, _: curated.unbalanced(read_table(store, IMAGE_LEDGER)),
+        lambda store: curated.unbalanced(read_parts(store, IMAGE_LEDGER, curated.BALANCED)),
     ),
+    _holds(
+        "image_catalog",
+        "hashes_present",
+        "Every stored image has its difference hash and the digest of its bytes.",
+        lambda store: curated.unhashed(read_parts(store, IMAGE_CATALOG, ["status", "dhash", "stored_xxh3"])),
+    ),
+    _holds("train_extra", "no_image_in_both_sets", "No planned extra is of the competition's set.", _in_both),
+    _holds(
+        "train_manifest", "filled_to_threshold", "No class that was filled is beyond the threshold.", _beyond_threshold
+    ),
+    *(drift_check(asset) for asset in DRIFTING),
 ]

@@ -136,7 +136,7 @@ def make_image_catalog(source: Source, store: Store) -> Made:
         counts: Counter[str] = Counter()
         with (
             writer.writing(IMAGE_CATALOG.path) as file,
-            TableWriter(IMAGE_CATALOG, file, parts=("split", "shard")) as catalog,
+            TableWriter(IMAGE_CATALOG, file) as catalog,
         ):
             for split, state in reconciled.items():
                 for key, part, repeated in catalog_parts(store, split, state.ingested):

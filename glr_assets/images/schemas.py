@@ -28,6 +28,7 @@ _MEMBER_COLUMNS = (
     Column("pixel_path", pa.string(), "How its pixels were made, with the version of that way", nullable=True),
     Column("width", pa.int32(), "Pixels as stored", nullable=True),
     Column("height", pa.int32(), "Pixels as stored", nullable=True),
+    Column("sharpness", pa.float32(), "Variance of the Laplacian of the luma before encoding", nullable=True),
     Column("dhash", pa.uint64(), "64-bit difference hash of the pixels before encoding (dhash)", nullable=True),
     Column("dhash_path", pa.string(), "How it was computed, with the version of that way", nullable=True),
 )
@@ -46,4 +47,5 @@ IMAGE_CATALOG = Table(
         *_MEMBER_COLUMNS,
     ),
     ("split", "shard", "source_path", "source_offset", "member"),
+    parts=("split", "shard"),
 )

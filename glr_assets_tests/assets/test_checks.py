@@ -10,15 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_MANIFEST
+from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.build import TABLES
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.metadata.schemas import COMPETITION_TRAIN
 from glr_assets.tables import Table, read_table
 from glr_assets_tests.assets.conftest import Runner
 
-BY_NAME = {next(iter(definition.check_keys)).name: definition for definition in CHECKS}
+BY_NAME = {key.name: definition for definition in CHECKS for key in definition.check_keys if key.name != "drift"}
 
 
 def evaluated(check: dg.AssetChecksDefinition, platform: Platform) -> dg.AssetCheckResult:
@@ -108,6 +109,50 @@ def test_a_class_beyond_what_dedupe_keeps_fails(curated: Platform) -> None:
 def test_a_ledger_that_does_not_add_up_fails(curated: Platform, change: Callable[[pa.Table], pa.Table]) -> None:
     rewrite(curated, IMAGE_LEDGER, change)
     assert not evaluated(BY_NAME["adds_up"], curated).passed
+
+
+def test_a_stored_image_without_a_hash_fails(curated: Platform) -> None:
+    rewrite(curated, IMAGE_CATALOG, lambda data: with_column(data, "stored_xxh3", pa.nulls(data.num_rows, pa.uint64())))
+    assert not evaluated(BY_NAME["hashes_present"], curated).passed
+
+
+def test_an_image_of_both_sets_fails(curated: Platform) -> None:
+    stranger = read_table(curated.open_store(), COMPETITION_TRAIN, ["id"])["id"][0].as_py()
+
+    def planted(data: pa.Table) -> pa.Table:
+        return with_column(data, "id", pa.array([stranger, *data["id"].to_pylist()[1:]]))
+
+    rewrite(curated, TRAIN_EXTRA, planted)
+    result = evaluated(BY_NAME["no_image_in_both_sets"], curated)
+    assert not result.passed
+    assert stranger in str(result.metadata)
+
+
+def test_a_class_filled_beyond_the_threshold_fails(curated: Platform) -> None:
+    def filled(data: pa.Table) -> pa.Table:
+        data = with_column(data, "landmark_id", pa.array([1] * data.num_rows, pa.int64()))
+        return with_column(data, "origin", pa.array(["extra"] * data.num_rows))
+
+    rewrite(curated, TRAIN_MANIFEST, filled)
+    assert not evaluated(BY_NAME["filled_to_threshold"], curated).passed
+
+
+def test_figures_that_jump_between_runs_warn(run: Runner) -> None:
+    run.images()
+    assert run("image_catalog").success
+
+    def drift_after(threshold: int) -> dg.AssetCheckEvaluation:
+        result = run("train_extra", config={"fill": {"threshold": threshold}})
+        assert result.success
+        return next(found for found in result.get_asset_check_evaluations() if found.check_name == "drift")
+
+    assert drift_after(20).passed
+    failed = drift_after(0)
+    assert not failed.passed
+    assert failed.severity == dg.AssetCheckSeverity.WARN
+    assert "kept: " in str(failed.metadata["problem"].value)
+    assert not drift_after(0).passed  # nothing was made: it is still compared with the content before
+    assert not drift_after(20).passed
 
 
 def test_schema_checks_block_what_stands_downstream() -> None:

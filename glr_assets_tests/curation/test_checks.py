@@ -3,7 +3,15 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from glr_assets.curation.checks import overfull, strangers, unbalanced
+from glr_assets.curation.checks import (
+    beyond_threshold,
+    drifted,
+    in_both,
+    overfull,
+    strangers,
+    unbalanced,
+    unhashed,
+)
 from glr_assets.curation.ledger import balance
 from glr_assets.curation.schemas import IMAGE_LEDGER
 
@@ -35,8 +43,9 @@ SOUND = (
 
 
 def test_a_ledger_that_adds_up_passes() -> None:
-    assert unbalanced(ledger(*SOUND)) == ""
-    assert unbalanced(ledger()) == ""
+    assert unbalanced([ledger(*SOUND)]) == ""
+    assert unbalanced([ledger(*SOUND[:3]), ledger(*SOUND[3:])]) == ""
+    assert unbalanced([]) == ""
     assert balance(ledger(*SOUND)) == {"requested": 5, "kept": 2, "dropped": 2, "failed": 1, "in_train": 2}
 
 
@@ -51,7 +60,7 @@ def test_a_ledger_that_adds_up_passes() -> None:
     ids=["undecided", "kept and lost", "dropped but trains", "never asked for but trains"],
 )
 def test_a_ledger_that_does_not_add_up_is_told(row: tuple[str | None, str | None, bool], told: str) -> None:
-    assert unbalanced(ledger(*SOUND, row)) == told
+    assert unbalanced([ledger(*SOUND), ledger(row)]) == told
 
 
 def manifest(*landmarks: int) -> pa.Table:
@@ -68,3 +77,42 @@ def test_classes_beyond_what_dedupe_keeps_are_told() -> None:
     assert overfull(manifest(1, 1, 2), 2) == ""
     assert overfull(manifest(), 1) == ""
     assert overfull(manifest(1, 1, 1, 2, 2, 2, 3), 2) == "2 classes have more than 2 images"
+
+
+def test_extras_that_are_of_the_competition_are_told() -> None:
+    extra, competition = pa.table({"id": ["a", "b", "c"]}), pa.table({"id": ["b", "c", "d"]})
+    assert in_both(extra, competition) == "2 images, the first b"
+    assert in_both(extra.slice(0, 1), competition) == ""
+
+
+def test_filled_classes_beyond_the_threshold_are_told() -> None:
+    def manifest_of(**sizes: tuple[int, int]) -> pa.Table:
+        rows = [
+            {"landmark_id": int(name[1:]), "origin": origin}
+            for name, (competition, extra) in sizes.items()
+            for origin in ["competition"] * competition + ["extra"] * extra
+        ]
+        return pa.Table.from_pylist(rows, pa.schema({"landmark_id": pa.int64(), "origin": pa.string()}))
+
+    assert beyond_threshold(manifest_of(c1=(9, 0), c2=(2, 3), c3=(0, 5)), 5) == ""
+    assert beyond_threshold(manifest_of(c1=(9, 0), c2=(2, 4), c3=(0, 6)), 5) == "2 classes have more than 5 images"
+
+
+def test_stored_images_without_a_hash_are_told() -> None:
+    rows = pa.table(
+        {
+            "status": ["stored", "stored", "stored", "failed"],
+            "dhash": pa.array([1, None, 0, None], pa.uint64()),
+            "stored_xxh3": pa.array([1, 2, None, None], pa.uint64()),
+        }
+    )
+    assert unhashed([rows.slice(0, 1), rows.slice(3)]) == ""
+    assert unhashed([rows.slice(0, 2), rows.slice(2)]) == "2 stored images lack a hash"
+
+
+def test_figures_that_jump_are_told_and_small_steps_are_not() -> None:
+    before = {"rows": 1000.0, "classes": 50.0, "gone": 3.0, "none": 0.0}
+    assert drifted({"rows": 1099, "classes": 46, "new": 9, "none": 0}, before) == ""
+    assert drifted({"rows": 1101, "classes": 44, "none": 1}, before) == (
+        "classes: 50, now 44; none: 0, now 1; rows: 1000, now 1101"
+    )
