@@ -18,13 +18,25 @@ if [ -z "$python" ]; then
     echo "error: no Python 3.11 or 3.12 on the PATH: install one and run this again" >&2
     exit 1
 fi
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+# Install a Debian package, as root on Debian; otherwise say what is missing and end.
+install_package() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1"
     else
-        echo "error: Python's venv module is missing: install the package python3-venv and run this again" >&2
+        echo "error: $2 is missing: install the package $1 and run this again" >&2
         exit 1
     fi
+}
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    install_package python3-venv "Python's venv module"
+fi
+# As glr_assets/images/turbojpeg.py looks for it.
+finds_turbojpeg() {
+    "$python" -c 'import ctypes, ctypes.util; ctypes.CDLL(ctypes.util.find_library("turbojpeg") or "libturbojpeg.so.0")' 2>/dev/null
+}
+if ! finds_turbojpeg; then
+    install_package libturbojpeg0 "the library libturbojpeg"
+    finds_turbojpeg || { echo "error: libturbojpeg0 is installed but $python does not find it" >&2; exit 1; }
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

@@ -114,6 +114,7 @@ class Earlier:
                 (value["source_width"], value["source_height"]),
                 value["source_format"],
                 value["dhash"],
+                value["sharpness"],
                 value["pixel_path"],
                 value["dhash_path"],
             )

@@ -339,6 +339,7 @@ def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, s
         "pixel_path": pixels.pixel_path,
         "width": pixels.size[0],
         "height": pixels.size[1],
+        "sharpness": pixels.sharpness,
         "dhash": pixels.dhash,
         "dhash_path": pixels.dhash_path,
     }

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -15,13 +17,14 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageFilter, ImageOps, features
 
 from glr_assets.images import pixels
-from glr_assets.images.pixels import Refused, StoredImage, downsize
+from glr_assets.images.pixels import KEPT, PILLOW, PLANES, Refused, StoredImage, downsize
 from glr_assets.images.turbojpeg import Plane
 from glr_assets.recipes import Images
 from glr_assets_tests.images.handmade import picture
+from glr_assets_tests.images.test_turbojpeg import of_scans, rgb_jpegs
 
 FULL = Images()
 SMALL = Images(min_side=32)
@@ -30,6 +33,8 @@ pytestmark = [  # what Pillow warns of in damaged files: pytest puts its own fil
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 Encoded = Callable[[bytes, Images], npt.NDArray[np.int16]]
+Planes = tuple[Plane, Plane, Plane]
+PlanesEncoded = Callable[[bytes, Images], tuple[StoredImage, Planes]]
 
 
 def stored(data: bytes, recipe: Images = FULL) -> StoredImage:
@@ -57,25 +62,55 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.fixture
 def before_encoding(monkeypatch: pytest.MonkeyPatch) -> Encoded:
-    """Stores an image and gives the pixels that were handed to the encoder, in RGB."""
+    """Stores an image and gives the pixels that were handed to the encoder, in RGB; a kept one's as they are."""
     seen: list[Image.Image] = []
     of_planes, of_pillow = pixels.encode_planes, pixels._encoded
     monkeypatch.setattr(pixels, "encode_planes", lambda y, c, q: seen.append(in_rgb(y, c)) or of_planes(y, c, q))
     monkeypatch.setattr(pixels, "_encoded", lambda image, recipe: seen.append(image) or of_pillow(image, recipe))
 
     def pixels_of(data: bytes, recipe: Images) -> npt.NDArray[np.int16]:
-        stored(data, recipe)
-        return np.asarray(seen[-1]).astype(np.int16)
+        found = stored(data, recipe)
+        return decoded(found.jpeg) if found.pixel_path == KEPT else np.asarray(seen[-1]).astype(np.int16)
 
     return pixels_of
+
+
+@pytest.fixture
+def planes_before_encoding(monkeypatch: pytest.MonkeyPatch) -> PlanesEncoded:
+    """Stores a JPEG and gives the planes that were handed to the encoder, luma first."""
+    seen: list[Planes] = []
+    of_planes = pixels.encode_planes
+    monkeypatch.setattr(pixels, "encode_planes", lambda y, c, q: seen.append((y, *c)) or of_planes(y, c, q))
+
+    def planes_of(data: bytes, recipe: Images) -> tuple[StoredImage, Planes]:
+        found = stored(data, recipe)
+        assert found.pixel_path == PLANES
+        return found, seen[-1]
+
+    return planes_of
 
 
 def in_rgb(luma: Plane, chroma: tuple[Plane, Plane]) -> Image.Image:
     """Planes as a viewer shows them: chroma, which lies between the pixels, is interpolated."""
     height, width = luma.shape
-    wide = [Image.fromarray(plane).resize((2 * plane.shape[1], 2 * plane.shape[0]), 3) for plane in chroma]
+    bicubic = Image.Resampling.BICUBIC
+    wide = [Image.fromarray(plane).resize((2 * plane.shape[1], 2 * plane.shape[0]), bicubic) for plane in chroma]
     planes = [Image.fromarray(luma), *(plane.crop((0, 0, width, height)) for plane in wide)]
     return Image.merge("YCbCr", planes).convert("RGB")
+
+
+def shrunk_by_pillow(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Pillow's Lanczos, across and then down: in one call Pillow 13 resamples tall images down first."""
+    lanczos = Image.Resampling.LANCZOS
+    return image.resize((size[0], image.height), lanczos).resize(size, lanczos)
+
+
+def luma_of(data: bytes) -> Image.Image:
+    """Y as the libjpeg within Pillow decodes it."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("L", image.size)
+    assert image.mode == "L"
+    return image
 
 
 def psnr(found: npt.NDArray, expected: npt.NDArray) -> float:
@@ -102,12 +137,11 @@ def lanczos3(image: npt.NDArray[np.float64], size: int, axis: int) -> npt.NDArra
     return np.moveaxis(np.tensordot(weights, image, (1, axis)), 0, axis)
 
 
-def test_photographs_keep_their_shape_and_hash_as_imagehash_does(shared_photos: Path) -> None:
+def test_photographs_keep_their_shape(shared_photos: Path) -> None:
     for path in some_photographs(shared_photos):
         found = stored(path.read_bytes())
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        width, height = upright.size
+            width, height = ImageOps.exif_transpose(image).size
         assert found.source_size == (width, height), path
         smaller = min(width, height)
         assert min(found.size) == min(384, smaller), path
@@ -115,9 +149,125 @@ def test_photographs_keep_their_shape_and_hash_as_imagehash_does(shared_photos: 
         assert abs(found.size[0] - width * scale) <= 1, path
         assert abs(found.size[1] - height * scale) <= 1, path
         assert decoded(found.jpeg).shape == (found.size[1], found.size[0], 3), path
-        if scale < 1:
-            upright = upright.resize(found.size, Image.Resampling.LANCZOS)
-        assert found.dhash == int(str(imagehash.dhash(upright)), 16), path
+
+
+def test_photographs_have_the_hash_of_their_stored_luma_close_to_their_own(
+    shared_photos: Path, planes_before_encoding: PlanesEncoded
+) -> None:
+    distances = []
+    paths = {*some_photographs(shared_photos), *sorted((shared_photos / "gldv2").glob("*.jpg"))[::2]}
+    for path in sorted(paths):
+        data = path.read_bytes()
+        found = stored(data)
+        if found.pixel_path == PLANES:
+            found, (luma, _, _) = planes_before_encoding(data, FULL)
+            lines = Image.fromarray(luma).resize((9, luma.shape[0]), Image.Resampling.LANCZOS)
+            assert found.dhash == int(str(imagehash.dhash(lines)), 16), path
+        with Image.open(path) as image:
+            original = int(str(imagehash.dhash(ImageOps.exif_transpose(image).convert("RGB"))), 16)
+        distances.append((found.dhash ^ original).bit_count())
+    assert len(distances) > 90
+    # From one photograph to another it is 20 and more; twice shrunk, only columns of the same grey change places.
+    assert max(distances) <= 3
+    assert np.mean(distances) <= 0.3
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["plain", "progressive"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(500, 400), (401, 733), (1001, 385), (800, 600)])
+def test_luma_is_bit_for_bit_pillows_lanczos_of_the_luma_of_the_jpeg(
+    size: tuple[int, int], mode: str, options: dict[str, object], planes_before_encoding: PlanesEncoded
+) -> None:
+    data = encoded(Image.open(io.BytesIO(picture(2, size))).convert(mode), "JPEG", **options)
+    found, (luma, blue, red) = planes_before_encoding(data, FULL)
+    assert np.array_equal(luma, np.asarray(shrunk_by_pillow(luma_of(data), found.size)))
+    assert blue.shape == red.shape == (-(-luma.shape[0] // 2), -(-luma.shape[1] // 2))
+    if mode == "L":
+        assert (blue == 128).all()
+        assert (red == 128).all()
+
+
+def test_photographs_are_before_encoding_what_pillow_shows(
+    shared_photos: Path, before_encoding: Encoded, planes_before_encoding: PlanesEncoded
+) -> None:
+    """PSNR in RGB against Pillow's own decoding and Lanczos; luma to the bit.
+
+    In RGB it is chroma of half the sides that costs, and colours beyond RGB's, which Pillow clips before it
+    shrinks. Pillow's own pixels, brought to 4:2:0, are on average farther from themselves.
+    """
+    found: dict[str, list[float]] = {"gldv2": [], "large": []}
+    paths = [("gldv2", path) for path in sorted((shared_photos / "gldv2").glob("*.jpg"))[::4]]
+    for path in sorted((shared_photos / "landmarks").rglob("*.jpg")):
+        with Image.open(path) as image:
+            paths += [("large", path)] * (max(image.size) >= 1300)
+    for kind, path in paths:
+        data = path.read_bytes()
+        image = stored(data)
+        if image.pixel_path != PLANES:
+            continue
+        assert min(image.size) == 384
+        with Image.open(path) as whole:
+            turned = whole.getexif().get(0x0112, 1) != 1
+            upright = ImageOps.exif_transpose(whole).convert("RGB")
+        shown = np.asarray(upright.resize(image.size, Image.Resampling.LANCZOS))
+        found[kind].append(psnr(before_encoding(data, FULL), shown))
+        if turned:
+            continue
+        _, (luma, _, _) = planes_before_encoding(data, FULL)
+        expected = np.asarray(shrunk_by_pillow(luma_of(data), image.size))
+        if min(upright.size) < 2 * pixels.SPARE * 384:
+            assert np.array_equal(luma, expected), path
+        else:  # the inverse DCT shrank it first, which loses less than the encoding then does
+            assert psnr(luma, expected) > psnr(np.asarray(luma_of(image.jpeg)), luma), path
+    assert len(found["gldv2"]) >= 30
+    assert len(found["large"]) >= 30
+    assert np.mean(found["gldv2"]) >= 48
+    assert min(found["gldv2"]) >= 40
+    assert np.mean(found["large"]) >= 41
+
+
+#: OpenCV's numbers: the factors of Y, Cb and Cr as digits.
+SUBSAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_every_turn_and_subsampling_is_what_pillow_shows(
+    orientation: int, subsampling: str, planes_before_encoding: PlanesEncoded
+) -> None:
+    """Odd sizes, shrunk by the inverse DCT by 1, 2 and 4 first; chroma half a stored pixel off would be seen."""
+    coarse = np.random.default_rng(5).integers(30, 226, (7, 9, 3)).astype(np.uint8)
+    for size in ((173, 131), (333, 251), (701, 533)):
+        upright = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        data = turned_jpeg(as_seen(upright, orientation), orientation, SUBSAMPLINGS[subsampling])
+        found, (luma, *chroma) = planes_before_encoding(data, Images(min_side=64))
+        assert found.source_size == size
+        with Image.open(io.BytesIO(data)) as image:
+            shown = ImageOps.exif_transpose(image).convert("RGB").resize(found.size, Image.Resampling.LANCZOS)
+        expected = np.asarray(shown)
+        # Of 4:1:1 libjpeg repeats chroma four times, which at a small reduction is to be seen.
+        assert psnr(np.asarray(in_rgb(luma, chroma)), expected) >= (40 if subsampling == "4:1:1" else 45), size
+        for across, down in ((0.25, 0), (-0.25, 0), (0, 0.25), (0, -0.25)):
+            shifted = [moved(plane, across, down) for plane in chroma]
+            assert psnr(np.asarray(in_rgb(luma, shifted)), expected) < 36, size
+
+
+def turned_jpeg(seen: Image.Image, orientation: int, subsampling: int) -> bytes:
+    """A JPEG of these factors that tells this orientation."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, subsampling, cv2.IMWRITE_JPEG_QUALITY, 95]
+    data = cv2.imencode(".jpg", np.asarray(seen)[..., ::-1], options)[1].tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    block = exif.tobytes()
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]
+
+
+def moved(plane: Plane, across: float, down: float) -> Plane:
+    matrix = (1, 0, across, 0, 1, down)
+    image = Image.fromarray(plane)
+    return np.asarray(image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
 
 
 def test_photographs_are_shrunk_as_lanczos_is_defined(shared_photos: Path, before_encoding: Encoded) -> None:
@@ -127,10 +277,9 @@ def test_photographs_are_shrunk_as_lanczos_is_defined(shared_photos: Path, befor
         found = before_encoding(path.read_bytes(), FULL)
         height, width, _ = found.shape
         source = decoded(path.read_bytes()).astype(np.float64)
-        # Pillow rounds to 8 bits between the two passes, so this agrees to rounding and not to the bit.
+        # It is rounded to 8 bits between the two passes and has less chroma, so this agrees but not to the bit.
         expected = np.clip(lanczos3(lanczos3(source, width, 1), height, 0), 0, 255)
-        psnr = 10 * np.log10(255**2 / np.mean((found - expected) ** 2))
-        assert psnr >= 40, (path, psnr)
+        assert psnr(found, expected) >= 40, path
 
 
 def test_stored_jpegs_look_like_the_pixels_before_encoding(shared_photos: Path, before_encoding: Encoded) -> None:
@@ -138,7 +287,7 @@ def test_stored_jpegs_look_like_the_pixels_before_encoding(shared_photos: Path, 
         recipe = Images(min_side=256)
         before = before_encoding(path.read_bytes(), recipe)
         after = decoded(stored(path.read_bytes(), recipe).jpeg)
-        assert 10 * np.log10(255**2 / np.mean((before - after) ** 2)) > 27, path
+        assert psnr(before, after) > 27, path
 
 
 def test_shrinking_does_not_alias(before_encoding: Encoded) -> None:
@@ -155,7 +304,8 @@ def test_a_small_jpeg_is_kept_byte_for_byte(mode: str, options: dict[str, object
         found = stored(data)
         assert found.jpeg == data
         assert found.size == found.source_size == size
-        assert found.dhash == int(str(imagehash.dhash(Image.open(io.BytesIO(data)))), 16)
+        assert found.pixel_path == KEPT
+        assert found.dhash == int(str(imagehash.dhash(luma_of(data))), 16)
 
 
 def test_a_jpeg_one_pixel_too_large_is_shrunk_to_the_side() -> None:
@@ -366,33 +516,120 @@ def test_an_image_longer_than_a_jpeg_can_be_is_refused() -> None:
     assert reason == "too large: 65501x1 pixels, a JPEG has at most 65500 a side"
 
 
-def test_all_nasty_photographs_are_stored_or_refused_with_a_reason(shared_photos: Path) -> None:
-    files = sorted(path for path in (shared_photos / "nasty").rglob("*") if path.is_file())
-    assert len(files) == 311
-    outcomes = {path: downsize(path.read_bytes(), FULL) for path in files}
-    for path, outcome in outcomes.items():
-        if isinstance(outcome, Refused):
-            assert outcome.reason.startswith(("no image that can be opened:", "undecodable:", "too large:")), path
-            assert len(outcome.reason) < 200, path
-            assert outcome.reason.isprintable(), path
-        else:
-            assert decoded(outcome.jpeg).shape == (outcome.size[1], outcome.size[0], 3), path
-    count = sum(isinstance(outcome, StoredImage) for outcome in outcomes.values())
-    assert count == sum(opens(path) for path in files if path.suffix not in {".avif", ".jp2"})
+JPEG_KINDS = rgb_jpegs()
 
 
-def opens(path: Path) -> bool:
-    """Whether Pillow by itself decodes a file of moderate size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > FULL.max_pixels:
-                    return False
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return False
-    return True
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_a_jpeg_of_other_colours_is_what_pillow_shows(kind: str, before_encoding: Encoded) -> None:
+    data = JPEG_KINDS[kind]
+    shown = Image.open(io.BytesIO(data)).convert("RGB")
+    for min_side in (384, 32):
+        found = stored(data, Images(min_side=min_side))
+        assert found.pixel_path == (KEPT if min_side == 384 and kind in {"RGB", "Adobe transform 0"} else PILLOW)
+        expected = shrunk_by_pillow(shown, found.size)
+        assert np.array_equal(before_encoding(data, Images(min_side=min_side)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(900, 700), (41, 700), (700, 41)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_other_formats_are_shrunk_as_pillow_shrinks_what_it_shows(
+    orientation: int, size: tuple[int, int], before_encoding: Encoded
+) -> None:
+    upright = Image.open(io.BytesIO(picture(11, size)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = as_seen(upright, orientation)
+    data = encoded(lying, "PNG", exif=exif)
+    found = before_encoding(data, SMALL)
+    across_and_down = slice(None, None, -1 if orientation >= 5 else 1)
+    expected = shrunk_by_pillow(lying, found.shape[1::-1][across_and_down])
+    expected.getexif()[0x0112] = orientation
+    difference = np.abs(found - np.asarray(ImageOps.exif_transpose(expected)))
+    # Mirrored, a sample's distance to the centre is another float, and so rarely another step of 2^-22.
+    assert difference.max() <= (0 if orientation in {1, 5} else 1)
+    assert (difference > 0).mean() < 0.001
+    assert stored(data, SMALL).pixel_path == PILLOW
+
+
+def test_a_jpeg_that_no_decoder_here_takes_is_refused_by_what_it_is() -> None:
+    data = picture(12)
+    frame = data.index(b"\xff\xc0")
+    deep = data[: frame + 4] + b"\x0c" + data[frame + 5 :]
+    assert refused(deep).endswith("; as a JPEG: Unsupported JPEG data precision 12")
+    lossless = data[: frame + 1] + b"\xc3" + data[frame + 2 :]
+    assert refused(lossless).endswith("; as a JPEG: Unsupported JPEG process: SOF type 0xc3")
+
+
+def test_a_jpeg_of_a_hundred_scans_is_decoded_and_of_more_refused() -> None:
+    assert stored(of_scans(99)).size == (64, 64)
+    assert refused(of_scans(100)) == "undecodable: a JPEG of more than 100 scans"
+    assert refused(of_scans(5000)) == "undecodable: a JPEG of more than 100 scans"
+    damaged = of_scans(5000).replace(b"\xff\xdb", b"\xff\xdb\0\0\xff\xdb", 1)
+    assert refused(damaged) == "undecodable: a JPEG of more than 100 scans"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_an_avif_is_stored_upright() -> None:
+    upright = Image.open(io.BytesIO(picture(13, (64, 48))))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = stored(encoded(as_seen(upright, 6), "AVIF", exif=exif, quality=95))
+    assert (found.source_format, found.source_size) == ("AVIF", (64, 48))
+    assert psnr(decoded(found.jpeg), np.asarray(upright)) > 28
+
+
+@pytest.mark.parametrize("kind", ["progressive", "thin", "PNG"])
+def test_large_images_are_worked_on_one_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image that is not large, or that the inverse DCT makes small, several at once."""
+    size = (330, 3300) if kind == "thin" else (1000, 1000)
+    data = picture(14, size)
+    if kind == "progressive":
+        data = encoded(Image.open(io.BytesIO(data)), "JPEG", progressive=True)
+    elif kind == "PNG":
+        data = encoded(Image.open(io.BytesIO(data)), "PNG")
+    recipe = Images(min_side=320 if kind == "thin" else 32)
+    expected = stored(data, recipe)
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 10**6 - 1)
+    assert at_once(data, recipe, expected, 0.3, monkeypatch) == 1
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 2 * 10**6)
+    assert at_once(data, recipe, expected, 30, monkeypatch) == 4
+    small = picture(14, (1000, 1000))  # baseline: 125 x 125 come out of the inverse DCT
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 125 * 125)
+    assert at_once(small, SMALL, stored(small, SMALL), 30, monkeypatch) == 4
+
+
+def at_once(
+    data: bytes, recipe: Images, expected: StoredImage, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """How many of four threads resample at the same time; the first waits for the others so many seconds."""
+    meeting, inside, most = threading.Barrier(4), [], []
+    originals = {name: getattr(pixels, name) for name in ("_shrunk", "_shrunk_rgb")}
+
+    def watched(name: str) -> Callable[..., object]:
+        def shrunk(*arguments: object) -> object:
+            inside.append(name)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(patience)
+            most.append(len(inside))
+            found = originals[name](*arguments)
+            inside.pop()
+            return found
+
+        return shrunk
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        for name in originals:
+            patch.setattr(pixels, name, watched(name))
+        assert all(found == expected for found in pool.map(lambda _: downsize(data, recipe), range(4)))
+    return max(most)
+
+
+def test_threads_store_the_same_bytes(shared_photos: Path) -> None:
+    files = [path.read_bytes() for path in sorted((shared_photos / "gldv2").glob("*.jpg"))[::12]]
+    files += [picture(1), encoded(Image.open(io.BytesIO(picture(15, (500, 600)))), "PNG"), JPEG_KINDS["CMYK"]]
+    alone = [downsize(data, FULL) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda data: downsize(data, FULL), files * 3)) == alone * 3
 
 
 SEEDS = [
@@ -447,3 +684,20 @@ def test_threads_leave_the_warning_filters_of_the_process_as_they_were() -> None
     finally:
         sys.setswitchinterval(switch)
     assert list(warnings.filters) == filters
+
+
+def test_sharpness_is_the_variance_of_the_laplacian_and_falls_with_blur() -> None:
+    """Pech-Pacheco et al. (2000); the 3 x 3 kernel, borders mirrored without their last sample."""
+    image = Image.open(io.BytesIO(picture(2, (300, 200)))).convert("L")
+    noisy = Image.fromarray(
+        (np.asarray(image) // 2 + np.random.default_rng(0).integers(0, 128, (200, 300))).astype("u1")
+    )
+    measured = []
+    for radius in (0, 1, 3):
+        blurred = noisy.filter(ImageFilter.GaussianBlur(radius)) if radius else noisy
+        found = stored(encoded(blurred, "PNG")).sharpness
+        padded = np.pad(np.asarray(blurred).astype(np.int64), 1, mode="reflect")
+        laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * padded[1:-1, 1:-1]
+        assert found == pytest.approx(laplacian.var(), rel=1e-9)
+        measured.append(found)
+    assert measured == sorted(measured, reverse=True)

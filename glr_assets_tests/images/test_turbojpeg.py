@@ -380,10 +380,12 @@ def run(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc tells what memory a process holds")
 def test_two_thousand_threads_leave_nothing_behind() -> None:
     grown = run(
         """
-        import resource, threading
+        import os, threading
+        from pathlib import Path
         import numpy as np
         from glr_assets.images.turbojpeg import NoPlanesError, decode_planes, encode_planes
 
@@ -404,13 +406,14 @@ def test_two_thousand_threads_leave_nothing_behind() -> None:
                 thread = threading.Thread(target=work)
                 thread.start()
                 thread.join()
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            # Not the peak of getrusage: a child's starts at its parent's.
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
         before = threads(100)
-        print((threads(2000) - before) * 1024)
+        print(threads(2000) - before)
         """
     )
-    assert int(grown) < 2000 * 2000  # what a codec holds is some 20 kB at the least
+    assert int(grown) < 2000 * 4000  # the three codecs that each makes hold some 13 kB
 
 
 def test_a_missing_library_is_told_in_a_line_with_the_mend() -> None:
