@@ -11,9 +11,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
@@ -165,6 +166,7 @@ def ordered(
     ahead: int | None = None,
     most_bytes: int = BYTES_AHEAD,
     size: Callable[[T], int] = lambda _: 0,
+    quick: Callable[[T], bool] = lambda _: False,
 ) -> Generator[R]:
     """What `work` makes of each item, in the order of the items, made by several threads that read ahead.
 
@@ -176,13 +178,14 @@ def ordered(
             threads at work where items take longer or shorter.
         most_bytes: no further item is begun while those begun and not given out are together larger.
         size: the bytes of an item's result.
+        quick: whether an item is less work than handing it to a thread; its turn come, the caller's thread does it.
     """
     items = iter(items)
     first = list(islice(items, 2))
     if len(first) < 2:  # a thread for one item alone would cost more than a short read
         yield from map(work, first)
         return
-    queue: deque[tuple[Future[R], int]] = deque()
+    queue: deque[tuple[Callable[[], R], int]] = deque()
     weight = 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ranges")
     try:
@@ -191,15 +194,15 @@ def ordered(
             while queue and weight + own > most_bytes:
                 result, taken = queue.popleft()
                 weight -= taken
-                yield result.result()
-            queue.append((pool.submit(work, item), own))
+                yield result()
+            queue.append((partial(work, item) if quick(item) else pool.submit(work, item).result, own))
             weight += own
             if len(queue) > (ahead or workers):
                 result, taken = queue.popleft()
                 weight -= taken
-                yield result.result()
+                yield result()
         while queue:
-            yield queue.popleft()[0].result()
+            yield queue.popleft()[0]()
     finally:
         # Who leaves early does not wait for answers of a server that stalls.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -262,6 +262,7 @@ def _decoded(found: Iterable[_Known], job: _Shard) -> Iterator[Outcome]:
         ahead=AHEAD * job.workers,
         most_bytes=BYTES_AHEAD,
         size=lambda item: len(item.data or b""),
+        quick=lambda item: item.data is None,
     )
 
 

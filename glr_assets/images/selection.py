@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from glr_assets.metadata.schemas import COMPETITION_TRAIN, INDEX_METADATA, TEST_METADATA, TRAIN_METADATA
 from glr_assets.planning.schemas import FILL_PLAN
@@ -15,7 +13,7 @@ from glr_assets.receipts import need_receipts
 from glr_assets.recipes import Images
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import fixed_width, read_table
+from glr_assets.tables import Table, fixed_width, places, read_parts
 
 
 @dataclass(frozen=True)
@@ -52,26 +50,29 @@ def selection_for(store: Store, split: Split, recipe: Images) -> Selection:
             "index": (INDEX_METADATA, "index_metadata"),
             "test": (TEST_METADATA, "test_metadata"),
         }[split]
-        ids = read_table(store, table, ["id"])["id"]
-        return _selection(ids, None, np.ones(len(ids), bool), need_receipts(store, asset))
-    train = read_table(store, TRAIN_METADATA, ["id", "landmark_id"])
+        ids, _ = _sorted(store, table, [])
+        return Selection(ids, None, np.ones(len(ids), bool), need_receipts(store, asset))
+    ids, columns = _sorted(store, TRAIN_METADATA, ["landmark_id"])
     if recipe.keep == "all":
-        wanted = np.ones(train.num_rows, bool)
-        digests = need_receipts(store, "train_metadata")
-    else:
-        parts = [read_table(store, table, ["id"])["id"] for table in (COMPETITION_TRAIN, FILL_PLAN)]
-        asked = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
-        wanted = pc.is_in(train["id"], asked.combine_chunks()).to_numpy()
-        digests = need_receipts(store, "train_metadata", "competition_train", "fill_plan")
-    return _selection(train["id"], train["landmark_id"].to_numpy(), wanted, digests)
+        return Selection(ids, columns[0], np.ones(len(ids), bool), need_receipts(store, "train_metadata"))
+    wanted = np.zeros(len(ids), bool)
+    for asked in (COMPETITION_TRAIN, FILL_PLAN):
+        for part in read_parts(store, asked, ["id"]):
+            rows = places(fixed_width(part["id"]), ids)
+            wanted[rows[rows >= 0]] = True
+    digests = need_receipts(store, "train_metadata", "competition_train", "fill_plan")
+    return Selection(ids, columns[0], wanted, digests)
 
 
-def _selection(
-    ids: pa.ChunkedArray,
-    landmark_ids: npt.NDArray[np.int64] | None,
-    wanted: npt.NDArray[np.bool_],
-    digests: dict[str, str],
-) -> Selection:
-    keys = fixed_width(ids)
-    order = np.argsort(keys, kind="stable")
-    return Selection(keys[order], None if landmark_ids is None else landmark_ids[order], wanted[order], digests)
+def _sorted(store: Store, table: Table, names: list[str]) -> tuple[npt.NDArray[np.bytes_], list[npt.NDArray[np.int64]]]:
+    """A table's ids, sorted, and columns of numbers in their order; a row group at a time is in memory as Arrow."""
+    parts = [
+        (fixed_width(part["id"]), [part[name].to_numpy() for name in names])
+        for part in read_parts(store, table, ["id", *names])
+    ]
+    ids = np.concatenate([np.zeros(0, "S1"), *(keys for keys, _ in parts)])
+    columns = [np.concatenate([np.zeros(0, np.int64), *(c[n] for _, c in parts)]) for n in range(len(names))]
+    if (ids[1:] < ids[:-1]).any():
+        order = np.argsort(ids, kind="stable")
+        return ids[order], [column[order] for column in columns]
+    return ids, columns

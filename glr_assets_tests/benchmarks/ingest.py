@@ -390,7 +390,7 @@ def child(part: str, folder: Path, rounds: int) -> Any:
     if part == "hashes":
         return hashes(folder)
     way = ways()[part]
-    way.run(way.given(picture(0)))  # loads its libraries
+    way.run(way.given(picture(0, (500, 400))))  # loads its libraries
     before = forget_peak()
     for data in (*files["A"], *files["B"]):
         way.run(way.given(data))
