@@ -14,7 +14,10 @@ from rich.console import Console
 from glr_assets.errors import GlrError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from glr_assets.images.retry import SplitState
+    from glr_assets.receipts import Made
 
 app = typer.Typer(
     help="From a bucket of landmark photographs to a recogniser. Assets: `dagster dev`; settings: GLR_… variables.",
@@ -220,6 +223,74 @@ def score(
     if json_file is not None:
         _writable(json_file)
         json_file.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+@app.command()
+def export(
+    kind: Annotated[Literal["tfrecord", "webdataset", "zip"], typer.Argument(help="What the package is read by.")],
+    manifest: Annotated[str, typer.Option(help="Which set: the asset that writes it.")] = "train_manifest",
+    to: Annotated[
+        str | None, typer.Option(help="Folder or URL of its own; by default in the store's exports/.")
+    ] = None,
+    order: Annotated[
+        Literal["shuffled", "balanced", "id"] | None,
+        typer.Option(help="Of the images; balanced spreads each landmark over the whole. By default the recipe's."),
+    ] = None,
+    images_per_shard: Annotated[
+        int | None, typer.Option(help="Images a file, at most. By default the recipe's.")
+    ] = None,
+    store: StoreOption = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or path, in place of GLR_RECIPE.")] = None,
+) -> None:
+    """Package a manifest's images with landmark, author and licence: TFRecords, webdataset's TARs, or zips.
+
+    A package that was broken off is gone on with; finished files are not written again.
+    """
+    from glr_assets.exports.export import Progress as ExportProgress
+    from glr_assets.exports.export import make_export
+    from glr_assets.settings import Settings
+
+    settings = Settings.from_environment(store=store, recipe=recipe)
+    given = {"order": order, "images_per_shard": images_per_shard}
+    chosen = settings.load_recipe().overridden(
+        {"exports": {name: value for name, value in given.items() if value is not None}}
+    )
+    with _bar() as bar:
+        task = bar.add_task(kind, total=None)
+        progress = ExportProgress(
+            begins=lambda images, files: bar.update(task, total=images, description=f"{kind}: {files} files"),
+            through=lambda images: bar.advance(task, images),
+        )
+        made = make_export(
+            settings.open_store(), kind, chosen.exports, chosen.seed, manifest=manifest, to=to, progress=progress
+        )
+    _print_export(made, to or settings.open_store().full_url(f"exports/{made.receipt.name}"))
+
+
+def _bar() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True)
+
+
+def _print_export(made: Made, where: str) -> None:
+    of, run = made.receipt.summary, made.run
+    told: dict[str, object] = {
+        "package": made.receipt.name,
+        "images": of["rows"],
+        "landmarks": f"{of['landmarks']}, of {of['fewest_images_of_a_landmark']} to "
+        f"{of['most_images_of_a_landmark']} images, half of at most {of['median_images_of_a_landmark']}",
+        "files": f"{of['files_of_images']}, {int(of['bytes'] or 0) / 1e6:,.1f} MB",
+        "no rights known": of["without_author_or_licence"],
+        "this run": "done before, nothing to do"
+        if made.reused
+        else f"{run['files_written']} files of {run['images_written']} images written in {run['seconds']} s, "
+        f"{run['files_done_before']} done before",
+        "lies in": where,
+    }
+    for name, value in told.items():
+        out.print(f"{name:>15}  {value}", markup=False)
 
 
 def _writable(path: Path) -> None:

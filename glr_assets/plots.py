@@ -65,10 +65,18 @@ def fill_curves(
     supply: npt.NDArray[np.int64],
     marked: int,
 ) -> bytes:
-    """PNG: images it takes to fill every class, and images there are for it, by threshold."""
+    """PNG: images it takes to fill every class, and images there are for it, by threshold.
+
+    The legend tells both at the `marked` threshold, where it is one of the thresholds.
+    """
     figure, axes = _chart()
-    axes.plot(thresholds, potential, color=_COLOURS[1], label="to fill every class")
-    axes.plot(thresholds, supply, color=_COLOURS[0], label="that the full dataset has")
+    at = np.flatnonzero(thresholds == marked)
+    for values, colour, name in (
+        (potential, _COLOURS[1], "to fill every class"),
+        (supply, _COLOURS[0], "that the full dataset has"),
+    ):
+        told = f": {int(values[at[0]]):,}" if len(at) else ""
+        axes.plot(thresholds, values, color=colour, label=name + told)
     axes.fill_between(thresholds, supply, potential, color=_COLOURS[1], alpha=0.12)
     axes.axvline(marked, color=_INK, linestyle="--", linewidth=1, label=f"this recipe: {marked}")
     axes.set(xlabel="fill threshold, images a class", ylabel="extra images", xlim=(0, int(thresholds.max(initial=1))))

@@ -122,6 +122,10 @@ def _key_problems(table: Table, rows: list[pa.Table]) -> list[str]:
 
 def repeated_keys(data: pa.Table, key: Sequence[str]) -> pa.Table:
     """The values of the columns `key` that more than one row has."""
+    first = data[key[0]]
+    rising = pc.less(first.slice(0, max(len(first) - 1, 0)), first.slice(1))
+    if pc.all(rising, skip_nulls=False).as_py():  # as in a sorted table: nothing to count
+        return data.select(list(key)).slice(0, 0)
     grouped = data.select(list(key)).group_by(list(key), use_threads=False).aggregate([([], "count_all")])
     return grouped.filter(pc.greater(grouped["count_all"], 1)).select(list(key))
 
@@ -182,7 +186,8 @@ class TableWriter:
         self.rows += data.num_rows
 
     def _ascending(self, data: pa.Table) -> None:
-        keys = fixed_width(pc.binary_join_element_wise(*(data[name] for name in self.table.key), "\x01"))
+        columns = [data[name] for name in self.table.key]
+        keys = fixed_width(pc.binary_join_element_wise(*columns, "\x01") if len(columns) > 1 else columns[0])
         first, last = keys[0].item(), keys[-1].item()
         if (keys[1:] <= keys[:-1]).any() or (self._last is not None and first <= self._last):
             raise TableError(f"{self.table.path}: {self.table.key} do not ascend from row to row; sort the rows")

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import dagster as dg
 
-from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
-from glr_assets.defs import curation, images, metadata, planning, retrieval, training
+from glr_assets.curation.schemas import (
+    DEDUPED_MANIFEST,
+    FILL_SHORTFALL,
+    IMAGE_LEDGER,
+    LABEL_CONFLICTS,
+    TRAIN_EXTRA,
+    TRAIN_MANIFEST,
+    TRAIN_TEST_LEAKS,
+)
+from glr_assets.defs import curation, exports, images, metadata, planning, retrieval, training
 from glr_assets.defs.automation import SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
@@ -29,8 +37,11 @@ TABLES: dict[str, Table] = {
     "fill_potential": FILL_POTENTIAL,
     "fill_plan": FILL_PLAN,
     "image_catalog": IMAGE_CATALOG,
+    "label_conflicts": LABEL_CONFLICTS,
+    "train_test_leaks": TRAIN_TEST_LEAKS,
     "deduped_manifest": DEDUPED_MANIFEST,
     "train_extra": TRAIN_EXTRA,
+    "fill_shortfall": FILL_SHORTFALL,
     "train_manifest": TRAIN_MANIFEST,
     "image_ledger": IMAGE_LEDGER,
     "non_landmark_embeddings": NON_LANDMARK_EMBEDDINGS,
@@ -45,6 +56,7 @@ ASSETS = [
     *curation.ASSETS,
     *training.ASSETS,
     *retrieval.ASSETS,
+    *exports.ASSETS,
 ]
 ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS]
 

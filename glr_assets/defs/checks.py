@@ -112,6 +112,19 @@ DRIFTING = (
     "train_extra",
     "train_manifest",
 )
+
+
+def _leaks(store: Store) -> str:
+    summary = need_receipt(store, "train_test_leaks").summary
+    count = summary.get("train_images_in_test")
+    return f"{count} train images are near-duplicates of {summary['test_images_in_train']} test images" if count else ""
+
+
+def _conflicts(store: Store) -> str:
+    count = need_receipt(store, "label_conflicts").summary["pairs"]
+    return f"{count} pairs of near-duplicates have different landmarks" if count else ""
+
+
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = [
     _holds(
@@ -151,5 +164,7 @@ CHECKS = [
     _holds(
         "train_manifest", "filled_to_threshold", "No class that was filled is beyond the threshold.", _beyond_threshold
     ),
+    _holds("train_test_leaks", "no_leak", "No train image is a near-duplicate of a test image.", _leaks, severity=WARN),
+    _holds("label_conflicts", "no_conflict", "No near-duplicates differ in landmark.", _conflicts, severity=WARN),
     *(drift_check(asset) for asset in DRIFTING),
 ]

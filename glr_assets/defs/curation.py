@@ -2,16 +2,52 @@
 
 import dagster as dg
 
-from glr_assets.curation import dedupe, fill, ledger
+from glr_assets.curation import dedupe, fill, leaks, ledger
 from glr_assets.curation import train_manifest as manifest
-from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
+from glr_assets.curation.schemas import (
+    DEDUPED_MANIFEST,
+    FILL_SHORTFALL,
+    IMAGE_LEDGER,
+    LABEL_CONFLICTS,
+    TRAIN_EXTRA,
+    TRAIN_MANIFEST,
+    TRAIN_TEST_LEAKS,
+)
 from glr_assets.defs.conventions import table_asset
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.recipes import Dedupe, Fill
 
 DedupeConfig = launchpad(dedupe=Dedupe)
-FillConfig = launchpad(fill=Fill)
+FillConfig = launchpad(fill=Fill, dedupe=Dedupe)
+
+
+@table_asset(
+    LABEL_CONFLICTS,
+    group="curation",
+    code_version=leaks.CODE_VERSION,
+    kinds={"imagehash"},
+    deps=["image_catalog"],
+)
+def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Near-duplicates among the stored train images that are published under different landmarks."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = leaks.make_label_conflicts(store, recipe.dedupe.near_duplicate_bits)
+    return result_of(made, LABEL_CONFLICTS, store)
+
+
+@table_asset(
+    TRAIN_TEST_LEAKS,
+    group="curation",
+    code_version=leaks.CODE_VERSION,
+    kinds={"imagehash"},
+    deps=["image_catalog"],
+)
+def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Train images that are near-duplicates of images of test or index; `[dedupe] remove_leaks` drops those of test."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = leaks.make_train_test_leaks(store, recipe.dedupe.near_duplicate_bits)
+    return result_of(made, TRAIN_TEST_LEAKS, store)
 
 
 @table_asset(
@@ -19,10 +55,10 @@ FillConfig = launchpad(fill=Fill)
     group="curation",
     code_version=dedupe.CODE_VERSION,
     kinds={"imagehash"},
-    deps=["competition_train", "image_catalog"],
+    deps=["competition_train", "image_catalog", "train_test_leaks"],
 )
 def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """One row per image of the competition's set: kept, dropped for a more diverse one, or failed at ingest."""
+    """One row per image of the competition's set: kept, dropped for another that is better, or failed at ingest."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     return result_of(dedupe.make_deduped_manifest(store, recipe.dedupe, recipe.seed), DEDUPED_MANIFEST, store)
 
@@ -31,14 +67,27 @@ def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.Materialize
     TRAIN_EXTRA,
     group="curation",
     code_version=fill.CODE_VERSION,
-    kinds={"pyarrow"},
-    deps=["competition_train", "fill_plan", "image_catalog"],
+    kinds={"imagehash"},
+    deps=["deduped_manifest", "fill_plan", "image_catalog", "train_test_leaks"],
 )
 def train_extra(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """One row per planned extra: kept, a reserve that was not needed, or failed at ingest."""
+    """One row per planned extra: kept, a near-duplicate, a reserve that was not needed, or failed at ingest."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    return result_of(fill.make_train_extra(store, recipe.fill, recipe.dedupe), TRAIN_EXTRA, store)
+
+
+@table_asset(
+    FILL_SHORTFALL,
+    group="curation",
+    code_version=fill.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=["class_counts", "deduped_manifest", "train_extra"],
+)
+def fill_shortfall(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Classes that stay below the fill threshold: by how much, why, and whether the full train set could fill them."""
     store = platform.open_store()
-    made = fill.make_train_extra(store, platform.load_recipe(config).fill.threshold)
-    return result_of(made, TRAIN_EXTRA, store)
+    made = fill.make_fill_shortfall(store, platform.load_recipe(config).fill.threshold)
+    return result_of(made, FILL_SHORTFALL, store)
 
 
 @table_asset(
@@ -67,4 +116,12 @@ def image_ledger(platform: Platform) -> dg.MaterializeResult:
     return result_of(ledger.make_image_ledger(store), IMAGE_LEDGER, store)
 
 
-ASSETS = [deduped_manifest, train_extra, train_manifest, image_ledger]
+ASSETS = [
+    label_conflicts,
+    train_test_leaks,
+    deduped_manifest,
+    train_extra,
+    fill_shortfall,
+    train_manifest,
+    image_ledger,
+]

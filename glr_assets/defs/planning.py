@@ -31,7 +31,9 @@ def class_counts(platform: Platform) -> dg.MaterializeResult:
     FILL_POTENTIAL, group="planning", code_version=potential.CODE_VERSION, kinds={"numpy"}, deps=["class_counts"]
 )
 def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """One row per threshold 0 to 100: images that filling every class takes, and images there are for it."""
+    """One row per threshold 0 to 100: images that filling every class takes, images there are for it, and classes
+    that stay below it all the same; with both curves and the class sizes before and after filling.
+    """
     store = platform.open_store()
     made = potential.make_fill_potential(store, platform.load_recipe(config).fill.threshold)
     return result_of(made, FILL_POTENTIAL, store)

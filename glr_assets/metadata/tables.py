@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import TableError
-from glr_assets.metadata.csv_files import one_row_per_key, read_csv, split_words
+from glr_assets.metadata.csv_files import one_row_per_key, read_csv, rows_by_key, split_words
 from glr_assets.metadata.schemas import (
     COMPETITION_TRAIN,
     INDEX_METADATA,
@@ -21,38 +21,39 @@ from glr_assets.metadata.schemas import (
     TRAIN_ATTRIBUTION,
     TRAIN_METADATA,
 )
+from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.source import Source, TableName
 from glr_assets.store import Store
-from glr_assets.tables import Table, read_table
+from glr_assets.tables import ROWS_A_GROUP, Table, TableWriter, fixed_width, places, read_table, taken
 
 CODE_VERSION = "1"
 _STRING, _INT = pa.string(), pa.int64()
+_ROWS_AT_ONCE = ROWS_A_GROUP
 
 
 def make_train_metadata(source: Source, store: Store) -> Made:
     """`train_metadata` from train.csv (a Kaggle folder's has no URLs)."""
 
-    def build() -> tuple[pa.Table, Summary]:
+    def read() -> pa.Table:
         columns = {"id": _STRING, "url": _STRING, "landmark_id": _INT}
         data = read_csv(source, "train", columns, optional=["url"])
         if data is None or not data.num_rows:
             raise TableError(
                 f"{source.table_url('train')}: no image in it; expected rows of id,url,landmark_id; check GLR_SOURCE"
             )
-        return _deduplicated(data, source.table_url("train"))
+        return data
 
-    return _make(source, store, "train_metadata", TRAIN_METADATA, ("train",), build)
+    return _make_by_id(source, store, "train_metadata", TRAIN_METADATA, "train", read)
 
 
 def make_train_attribution(source: Source, store: Store) -> Made:
     """`train_attribution` from train_attribution.csv; empty where the source publishes none."""
 
-    def build() -> tuple[pa.Table, Summary]:
-        data = read_csv(source, "train_attribution", {c.name: c.type for c in TRAIN_ATTRIBUTION.columns})
-        return _deduplicated_or_empty(data, TRAIN_ATTRIBUTION, source.table_url("train_attribution"))
+    def read() -> pa.Table | None:
+        return read_csv(source, "train_attribution", {c.name: c.type for c in TRAIN_ATTRIBUTION.columns})
 
-    return _make(source, store, "train_attribution", TRAIN_ATTRIBUTION, ("train_attribution",), build)
+    return _make_by_id(source, store, "train_attribution", TRAIN_ATTRIBUTION, "train_attribution", read)
 
 
 def make_landmark_labels(source: Source, store: Store) -> Made:
@@ -80,10 +81,24 @@ def make_landmark_labels(source: Source, store: Store) -> Made:
     return _make(source, store, "landmark_labels", LANDMARK_LABELS, tables, build)
 
 
+_CATEGORY = re.compile(r"(?:.*?[/=])??category(?::|%3a)", re.IGNORECASE)
+_PAGE = re.compile(r"[a-z][a-z0-9+.-]*://(?:.*?/wiki/|(?:.*/)?)", re.IGNORECASE)
+
+
 def readable_name(category: str) -> str:
-    """`http://commons.wikimedia.org/wiki/Category:Eiffel_Tower` as `Eiffel Tower`."""
-    name = re.sub(r"^.*?Category:", "", unquote(category))
-    return re.sub(r"[_\s]+", " ", name).strip() or category
+    """`http://commons.wikimedia.org/wiki/Category:Eiffel_Tower` as `Eiffel Tower`.
+
+    Of another page the name is its own; what is no name at all stays as it is.
+    """
+    page = category.rstrip("/ ")
+    start = _CATEGORY.match(page) or _PAGE.match(page)
+    # Within a name these two are percent-encoded: by themselves they begin a query or a section.
+    name = re.split("[?#]", page[start.end() :])[0] if start else page
+    try:
+        name = unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        name = unquote(name, "latin-1")
+    return re.sub(r"[_\s]+", " ", name).strip(" /") or category
 
 
 def make_competition_train(source: Source, store: Store) -> Made:
@@ -103,16 +118,24 @@ def make_competition_train(source: Source, store: Store) -> Made:
             }
         )
         data, repeated = one_row_per_key(listed, "id", source.table_url("train_clean"))
-        known = data.join(train, ["id", "landmark_id"], join_type="left semi", use_threads=False)
-        if known.num_rows < data.num_rows:
-            strange = data.join(train, ["id", "landmark_id"], join_type="left anti", use_threads=False)
+        strange = _strange(data, train)
+        if len(strange):
             raise TableError(
-                f"{source.table_url('train_clean')}: {strange.num_rows} images are not in train.csv under the same "
-                f"landmark, the first {strange.sort_by('id')['id'][0].as_py()!r}; mend either file at the source"
+                f"{source.table_url('train_clean')}: {len(strange)} images are not in train.csv under the same "
+                f"landmark, the first {strange[0]!r}; mend either file at the source"
             )
         return data, {"published": True, "repeated_rows": repeated}
 
     return _make(source, store, "competition_train", COMPETITION_TRAIN, ("train_clean",), build, inputs=inputs)
+
+
+def _strange(images: pa.Table, train: pa.Table) -> list[str]:
+    """The ids of `images` that are not in `train` under the same landmark, in the order they have."""
+    keys = fixed_width(images["id"])
+    at = places(keys, fixed_width(train["id"]))
+    landmarks = train["landmark_id"].to_numpy()[at] if train.num_rows else at
+    known = (at >= 0) & (landmarks == images["landmark_id"].to_numpy())
+    return images["id"].filter(pa.array(~known)).to_pylist()
 
 
 def make_index_metadata(source: Source, store: Store) -> Made:
@@ -127,21 +150,18 @@ def make_index_metadata(source: Source, store: Store) -> Made:
         if labels is None:
             labels = pa.schema({"id": _STRING, "landmark_id": _INT}).empty_table()
         labels, _ = one_row_per_key(labels, "id", source.table_url("index_image_to_landmark"))
-        labels = labels.rename_columns(["id", "index_landmark_id"])
-        joined = index.join(labels, "id", use_threads=False).sort_by("id")
-        return joined, {"published": True, "repeated_rows": repeated}
+        at = places(fixed_width(index["id"]), fixed_width(labels["id"]))
+        landmarks = taken(labels.select(["landmark_id"]), at)["landmark_id"]
+        return index.append_column("index_landmark_id", landmarks), {"published": True, "repeated_rows": repeated}
 
     return _make(source, store, "index_metadata", INDEX_METADATA, ("index", "index_image_to_landmark"), build)
 
 
 def make_test_metadata(source: Source, store: Store) -> Made:
     """`test_metadata` from test.csv (a Kaggle folder's sample_submission.csv)."""
-
-    def build() -> tuple[pa.Table, Summary]:
-        data = read_csv(source, "test", {"id": _STRING})
-        return _deduplicated_or_empty(data, TEST_METADATA, source.table_url("test"))
-
-    return _make(source, store, "test_metadata", TEST_METADATA, ("test",), build)
+    return _make_by_id(
+        source, store, "test_metadata", TEST_METADATA, "test", lambda: read_csv(source, "test", {"id": _STRING})
+    )
 
 
 def make_recognition_solution(source: Source, store: Store) -> Made:
@@ -192,13 +212,45 @@ def _usages(values: pa.ChunkedArray, url: str) -> pa.ChunkedArray:
     return values
 
 
-def _deduplicated(data: pa.Table, url: str) -> tuple[pa.Table, Summary]:
-    unique, repeated = one_row_per_key(data, "id", url)
-    return unique, {"published": True, "repeated_rows": repeated}
+def _make_by_id(
+    source: Source, store: Store, asset: str, table: Table, name: TableName, read: Callable[[], pa.Table | None]
+) -> Made:
+    """A table that is one CSV sorted by id, however large: a part of the sorted rows at a time is in memory."""
+
+    def write(writer: Writer) -> Summary:
+        data = read()
+        if data is None:
+            writer.table(table, table.empty())
+            return {"rows": 0, "published": False}
+        columns = dict(zip(data.schema.names, data.columns, strict=True))
+        del data
+        data = _combined(columns)
+        rows = rows_by_key(data, "id", source.table_url(name))
+
+        def part(begin: int) -> pa.Table:
+            return data.take(pa.array(rows[begin : begin + _ROWS_AT_ONCE]))
+
+        with writer.writing(table.path) as file, TableWriter(table, file) as parquet:
+            # The next part is gathered while one is compressed.
+            for sorted_part in ordered(part, range(0, len(rows), _ROWS_AT_ONCE), workers=1):
+                parquet.append(sorted_part)
+        return {"rows": len(rows), "published": True, "repeated_rows": data.num_rows - len(rows)}
+
+    inputs = {f"source:{name}": source.table_digest(name)}
+    return make(store, asset, inputs=inputs, parameters={}, code_version=CODE_VERSION, build=write)
 
 
-def _deduplicated_or_empty(data: pa.Table | None, table: Table, url: str) -> tuple[pa.Table, Summary]:
-    return (table.empty(), {"published": False}) if data is None else _deduplicated(data, url)
+def _combined(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
+    """A table of `columns`, each in one piece, which rows are gathered from much faster.
+
+    What was in `columns` is let go, so that no more than one of them is held twice.
+    """
+    whole = {}
+    for name in list(columns):
+        whole[name] = pa.table({name: columns.pop(name)}).combine_chunks()[name]
+        # Arrow's allocator would keep the pieces' memory for later ones of their size.
+        pa.default_memory_pool().release_unused()
+    return pa.table(whole)
 
 
 def _make(

@@ -25,6 +25,7 @@ FILL_POTENTIAL = Table(
         Column("classes", pa.int64(), "Competition classes below it"),
         Column("potential", pa.int64(), "Images it would take to fill them all"),
         Column("supply", pa.int64(), "Images of these that the full train set has"),
+        Column("exhausted", pa.int64(), "Classes that stay below it with all the images they have"),
     ),
     ("threshold",),
 )

@@ -20,6 +20,7 @@ from glr_assets.errors import RecipeError
 NAMED_RECIPES = ("small", "full")
 
 ManifestName = Literal["train_manifest", "deduped_manifest"]
+ExportOrder = Literal["shuffled", "balanced", "id"]
 
 
 class Section(BaseModel):
@@ -51,7 +52,7 @@ class Images(Section):
     )
     require_md5: bool = Field(True, description="refuse a shard whose MD5 is not published")
     max_pixels: int = Field(
-        89_478_485, ge=1, le=178_956_970, description="larger images are refused (default: where Pillow warns)"
+        64_000_000, ge=1, le=178_956_970, description="larger images are refused, so that one fits in 600 MB"
     )
     max_member_bytes: int = Field(64 * 2**20, ge=1024, description="larger members are refused unread")
 
@@ -61,13 +62,28 @@ class Fill(Section):
 
     threshold: int = Field(20, ge=0, le=10_000, description="classes with fewer images are filled up to it")
     reserves: int = Field(5, ge=0, le=1000, description="images a class planned beyond the need, for corrupt ones")
+    variety: bool = Field(
+        True, description="pass over near-duplicates ([dedupe] near_duplicate_bits) of images of the class that train"
+    )
 
 
 class Dedupe(Section):
-    """The most diverse subset of large classes."""
+    """One of each group of near-duplicates, and the most diverse subset of large classes."""
 
     keep: int = Field(25, ge=1, le=10_000, description="images a class keeps; smaller classes stay whole")
     sample: int = Field(1000, ge=1, le=100_000, description="images of a class that are compared")
+    method: Literal["max_min", "farthest_pairs", "random"] = Field(
+        "max_min", description="how they are chosen; farthest_pairs is the earlier system's way, for comparison"
+    )
+    collapse: bool = Field(
+        True, description="keep one of each group of near-duplicates of a class, the largest, sharpest"
+    )
+    near_duplicate_bits: int = Field(
+        3, ge=0, le=8, description="two images are near-duplicates within so many bits of dhash; everywhere"
+    )
+    remove_leaks: bool = Field(
+        False, description="train on no near-duplicate of a test image; they are told either way"
+    )
 
     @model_validator(mode="after")
     def _sample_holds_keep(self) -> Dedupe:
@@ -137,6 +153,15 @@ class Evaluation(Section):
     controls: bool = Field(True, description="also score an untrained embedder and dhash neighbours")
 
 
+class Exports(Section):
+    """Packages of a manifest's images."""
+
+    order: ExportOrder = Field(
+        "shuffled", description="of the images: shuffled, balanced (each landmark spread over the whole) or id"
+    )
+    images_per_shard: int = Field(4096, ge=1, le=1_000_000, description="images a file, at most; files are of one size")
+
+
 class Recipe(Section):
     """The choices of one experiment."""
 
@@ -150,6 +175,7 @@ class Recipe(Section):
     embedder: Embedder = Embedder()
     retrieval: Retrieval = Retrieval()
     evaluation: Evaluation = Evaluation()
+    exports: Exports = Exports()
 
     @model_validator(mode="after")
     def _filled_classes_stay_whole(self) -> Recipe:

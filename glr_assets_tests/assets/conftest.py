@@ -85,7 +85,16 @@ class Runner:
 
     def curated(self) -> None:
         self.images()
-        names = ("image_catalog", "deduped_manifest", "train_extra", "train_manifest", "image_ledger")
+        names = (
+            "image_catalog",
+            "label_conflicts",
+            "train_test_leaks",
+            "deduped_manifest",
+            "train_extra",
+            "fill_shortfall",
+            "train_manifest",
+            "image_ledger",
+        )
         assert self(*names).success
 
     def range_of(self, split: str) -> tuple[str, str]:

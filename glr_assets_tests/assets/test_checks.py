@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import dagster as dg
@@ -16,6 +17,7 @@ from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
+from glr_assets.receipts import receipt_path
 from glr_assets.tables import Table, read_table
 from glr_assets_tests.assets.conftest import Runner
 
@@ -139,7 +141,7 @@ def test_a_class_filled_beyond_the_threshold_fails(curated: Platform) -> None:
 
 def test_figures_that_jump_between_runs_warn(run: Runner) -> None:
     run.images()
-    assert run("image_catalog").success
+    assert run("image_catalog", "train_test_leaks", "deduped_manifest").success
 
     def drift_after(threshold: int) -> dg.AssetCheckEvaluation:
         result = run("train_extra", config={"fill": {"threshold": threshold}})
@@ -158,3 +160,18 @@ def test_figures_that_jump_between_runs_warn(run: Runner) -> None:
 def test_schema_checks_block_what_stands_downstream() -> None:
     for asset, table in TABLES.items():
         assert all(spec.blocking for spec in schema_check(asset, table).check_specs)
+
+
+def test_leaks_and_conflicts_warn(curated: Platform) -> None:
+    store = curated.open_store()
+    for asset, check, figures in (
+        ("train_test_leaks", "no_leak", {"train_images_in_test": 3, "test_images_in_train": 2}),
+        ("label_conflicts", "no_conflict", {"pairs": 1}),
+    ):
+        assert evaluated(BY_NAME[check], curated).passed
+        receipt = store.read_json(receipt_path(asset))
+        receipt["summary"] |= figures
+        store.write(receipt_path(asset), json.dumps(receipt).encode())
+        failed = evaluated(BY_NAME[check], curated)
+        assert not failed.passed
+        assert failed.severity == dg.AssetCheckSeverity.WARN

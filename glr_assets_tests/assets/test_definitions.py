@@ -22,7 +22,15 @@ CONTRACT = {
     },
     "planning": {"class_counts", "fill_potential", "fill_plan"},
     "images": {"train_images", "index_images", "test_images", "image_catalog"},
-    "curation": {"deduped_manifest", "train_extra", "train_manifest", "image_ledger"},
+    "curation": {
+        "label_conflicts",
+        "train_test_leaks",
+        "deduped_manifest",
+        "train_extra",
+        "fill_shortfall",
+        "train_manifest",
+        "image_ledger",
+    },
     "training": {"embedder"},
     "retrieval": {
         "train_embeddings",
@@ -34,6 +42,7 @@ CONTRACT = {
         "retrieval_submission",
         "evaluation",
     },
+    "exports": {"train_tfrecords", "train_zip"},
 }
 HEAVY = ("torch", "lightning", "transformers", "faiss", "cv2", "imagehash", "matplotlib", "pandas", "s3fs")
 

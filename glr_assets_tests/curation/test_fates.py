@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glr_assets.curation.fates import MISSING_REASON, asked, fates
+from glr_assets.curation.fates import MISSING_REASON, asked, fates, stored_images
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.store import Store
 from glr_assets.tables import write_table
@@ -71,3 +71,30 @@ def test_what_was_asked_for_and_is_in_no_shard_is_missing(store: Store) -> None:
         {"id": "b", "landmark_id": 2, "shard": "000", "status": "stored", "reason": "why 0"},
         {"id": "c", "landmark_id": 3, "shard": None, "status": "missing", "reason": MISSING_REASON},
     ]
+
+
+def test_other_columns_of_the_catalog_come_where_they_are_asked_for(store: Store) -> None:
+    write_catalog(store, [("train", "b", "stored"), ("index", "c", "stored"), ("train", "a", "failed")])
+    found = fates(store, "train", ("source_size", "dhash"))
+    assert found.to_pylist() == [
+        {"id": "a", "shard": "002", "status": "failed", "reason": "why 2", "source_size": 1, "dhash": None},
+        {"id": "b", "shard": "000", "status": "stored", "reason": "why 0", "source_size": 1, "dhash": 0},
+    ]
+    assert asked(pa.table({"id": ["b"]}), found).column_names == found.column_names
+    assert fates(store, "test").column_names == ["id", "shard", "status", "reason", "dhash"]
+    assert fates(store, "test").num_rows == 0
+
+
+@given(rows=members)
+@settings(max_examples=30)
+def test_stored_images_are_those_of_the_split_by_id(
+    shared_store: Store, rows: list[tuple[str, str | None, str]]
+) -> None:
+    write_catalog(shared_store, rows)
+    expected = sorted(
+        (image_id, number)
+        for number, (split, image_id, status) in enumerate(rows)
+        if split == "train" and status == "stored" and image_id is not None
+    )
+    found = stored_images(shared_store, "train", ["dhash"])
+    assert [(row["id"], row["dhash"]) for row in found.to_pylist()] == expected

@@ -110,7 +110,7 @@ def test_ledger_adds_up(lineage: Lineage) -> None:
     # Dropped: 3 of LARGE. Failed: 2 of LARGE, 1 of SMALL and the corrupt extra.
     expected = {"requested": 14, "kept": 7, "dropped": 3, "failed": 4, "in_train": 7}
     assert summary == {"rows": ledger.num_rows} | expected
-    assert unbalanced(ledger) == ""
+    assert unbalanced([ledger]) == ""
     manifest = read_table(lineage.store, TRAIN_MANIFEST)
     assert strangers(manifest, read_table(lineage.store, COMPETITION_TRAIN)) == ""
     assert overfull(manifest, RECIPE.dedupe.keep) == ""
@@ -121,9 +121,10 @@ def test_ledger_adds_up(lineage: Lineage) -> None:
 
 def test_summaries_of_the_sets_count_what_they_hold(lineage: Lineage) -> None:
     summaries = {name: made.receipt.summary for name, made in lineage.made.items()}
-    assert summaries["deduped_manifest"] == {"requested": 11, "kept": 5, "dropped": 3, "failed": 3}
+    dropped_for = {"near_duplicates": 0, "leaks": 0, "less_diverse": 1, "not_compared": 2}
+    assert summaries["deduped_manifest"] == {"requested": 11, "kept": 5, "dropped": 3, "failed": 3} | dropped_for
     # The lonely landmark has one of three images and nothing to fill it with.
-    short = {"classes_short": 1, "shortfall": 2}
+    short = {"passed_over": 0, "classes_short": 1, "shortfall": 2}
     assert summaries["train_extra"] == {"requested": 3, "kept": 2, "dropped": 0, "failed": 1} | short
     assert summaries["train_manifest"] == {"rows": 7, "from_competition": 5, "extras": 2, "classes": 3}
 
@@ -218,7 +219,7 @@ def test_why_of_a_dropped_image_names_the_kept_one_that_is_most_like_it(lineage:
         (
             "reserve",
             [("fill_plan", "reserve"), ("train_images/001", "stored"), ("train_extra", "kept")],
-            "reserve in the place of a corrupt image",
+            "reserve in the place of an image that cannot be used",
         ),
         ("unwanted", [("train_images/001", "skipped")], "not wanted by the plan"),
         ("foreign", [("train_images/001", "skipped")], "not wanted by the plan"),

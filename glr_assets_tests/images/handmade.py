@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from glr_assets.curation.dedupe import make_deduped_manifest
-from glr_assets.curation.fill import make_train_extra
+from glr_assets.curation.fill import make_fill_shortfall, make_train_extra
+from glr_assets.curation.leaks import make_label_conflicts, make_train_test_leaks
 from glr_assets.curation.ledger import make_image_ledger
 from glr_assets.curation.train_manifest import make_train_manifest
 from glr_assets.images.catalog import make_image_catalog
@@ -153,8 +154,11 @@ def make_curated(source: Source, store: Store, recipe: Recipe) -> dict[str, Made
             ingest(source, store, recipe, split, shard)
     return {
         "image_catalog": make_image_catalog(source, store),
+        "label_conflicts": make_label_conflicts(store, recipe.dedupe.near_duplicate_bits),
+        "train_test_leaks": make_train_test_leaks(store, recipe.dedupe.near_duplicate_bits),
         "deduped_manifest": make_deduped_manifest(store, recipe.dedupe, recipe.seed),
-        "train_extra": make_train_extra(store, recipe.fill.threshold),
+        "train_extra": make_train_extra(store, recipe.fill, recipe.dedupe),
+        "fill_shortfall": make_fill_shortfall(store, recipe.fill.threshold),
         "train_manifest": make_train_manifest(store),
         "image_ledger": make_image_ledger(store),
     }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glr_assets.errors import MissingInputError, SourceError, TableError
-from glr_assets.metadata import schemas
+from glr_assets.metadata import schemas, tables
 from glr_assets.metadata.tables import (
     make_competition_train,
     make_index_metadata,
@@ -242,6 +242,25 @@ def test_files_as_excel_saves_them(source: Bucket, store: Store, tmp_path: Path)
         assert rows(store, asset) == expected, asset
 
 
+def test_a_table_of_several_parts_is_that_of_one(
+    source: Bucket, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = list(range(1000))
+    random.Random(0).shuffle(numbers)
+    rows = [
+        f'{number:04x},"http://x/{number},{"y" * (number % 7)}",{number % 9}\n' for number in [*numbers, *numbers[:5]]
+    ]
+    source.write("train", "id,url,landmark_id\n" + "".join(rows))
+    whole = source.make("train_metadata", store)
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 64)
+    other = Store(str(tmp_path / "other"))
+    parts = source.make("train_metadata", other)
+    found = read_table(other, schemas.TRAIN_METADATA)
+    assert found["id"].to_pylist() == sorted(f"{number:04x}" for number in numbers)
+    assert found.equals(read_table(store, schemas.TRAIN_METADATA))
+    assert parts.receipt.summary == whole.receipt.summary == {"rows": 1000, "published": True, "repeated_rows": 5}
+
+
 def test_finished_tables_are_not_made_again(source: Bucket, store: Store) -> None:
     source.make_all(store)
     assert all(made.reused for made in source.make_all(store).values())
@@ -374,6 +393,8 @@ def test_a_lacking_column_is_named(source: Bucket, store: Store, asset: str, nam
         ("train_metadata", "train", ",40", ",forty", "'forty'"),
         ("train_metadata", "train", ",40", ",", "row 4 has no landmark_id"),
         ("train_metadata", "train", ",40", "", "Expected 3 columns, got 2"),
+        ("train_metadata", "train", "\nabc", "\nab\0", r"row 4 has the id 'ab\x00'"),
+        ("test_metadata", "test", "\n9e9", "\n9\0e", r"row 1 has the id '9\x00e'"),
         ("landmark_labels", "train_label_to_category", "\n40,", "\nx,", "'x'"),
         ("landmark_labels", "train_label_to_hierarchical", "\n7,", "\n,", "row 1 has no landmark_id"),
         ("index_metadata", "index_image_to_landmark", "1e9,7", "1e9,7.5", "'7.5'"),
@@ -483,6 +504,24 @@ def test_none_is_ignored_whatever_its_usage(source: Bucket, store: Store) -> Non
         ("_Leading_and_trailing_", "Leading and trailing"),
         ("Plain name", "Plain name"),
         ("http://commons.wikimedia.org/wiki/Category:", "http://commons.wikimedia.org/wiki/Category:"),
+        ("http://commons.wikimedia.org/wiki/Category:Eiffel_Tower/", "Eiffel Tower"),
+        ("http://commons.wikimedia.org/wiki/Category:Eiffel_Tower_", "Eiffel Tower"),
+        ("http://commons.wikimedia.org/wiki/Category:Gate_%28Bern%29", "Gate (Bern)"),
+        ("http://commons.wikimedia.org/wiki/Category%3AGate_%28Bern%29", "Gate (Bern)"),
+        ("http://commons.wikimedia.org/wiki/category:%22The_Gate%22", '"The Gate"'),
+        ("http://commons.wikimedia.org/wiki/Category:Number_9/11_Square", "Number 9/11 Square"),
+        ("http://commons.wikimedia.org/wiki/Category:Who%3F_Tower_%231?uselang=de#Top", "Who? Tower #1"),
+        ("http://commons.wikimedia.org/w/index.php?title=Category:Eiffel_Tower", "Eiffel Tower"),
+        ("http://commons.wikimedia.org/wiki/Category:Mus%E9e", "Musée"),  # Latin-1, which is not UTF-8
+        ("http://commons.wikimedia.org/wiki/Category:100%_Tower", "100% Tower"),
+        ("http://commons.wikimedia.org/wiki/Category:A+B_&_C", "A+B & C"),
+        ("http://commons.wikimedia.org/wiki/Eiffel_Tower", "Eiffel Tower"),
+        ("https://en.wikipedia.org/wiki/AC/DC_Lane", "AC/DC Lane"),
+        ("https://example.org/places/Eiffel_Tower/", "Eiffel Tower"),
+        ("Category:Eiffel_Tower", "Eiffel Tower"),
+        ("Category:A/Category:B", "A/Category:B"),
+        ("Subcategory: none", "Subcategory: none"),
+        ("/", "/"),
         ("", ""),
     ],
 )

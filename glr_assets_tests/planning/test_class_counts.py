@@ -4,9 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glr_assets.errors import TableError
 from glr_assets.metadata.tables import make_competition_train, make_train_metadata
 from glr_assets.planning.class_counts import PICTURE, count_classes, make_class_counts
 from glr_assets.planning.schemas import CLASS_COUNTS
@@ -44,13 +46,32 @@ def test_counts_are_those_of_a_plain_count(images: list[tuple[int, bool]]) -> No
     ]
 
 
+def test_a_competition_set_of_another_train_set_is_refused() -> None:
+    train, _ = tables_of([(1, True), (5, True), (5, False)])
+    for landmarks, told in (([1, 1, 5], "1 landmarks have more images"), ([9, 0, 5], "2 landmarks .* the first 0;")):
+        with pytest.raises(TableError, match=told):
+            count_classes(train, pa.table({"landmark_id": landmarks}))
+    with pytest.raises(TableError, match=r"the first 7; .* materialise competition_train again"):
+        count_classes(train.slice(0, 0), pa.table({"landmark_id": [7]}))
+
+
 def test_the_asset_writes_table_picture_and_figures(tmp_path: Path, store: Store) -> None:
     train = {identifier(n): (1, 1, 1, 5, 5, 9)[n] for n in range(6)}
     source = BucketSource(Bucket(train, [identifier(0), identifier(3), identifier(4)]).write(tmp_path / "bucket"))
     make_train_metadata(source, store)
     make_competition_train(source, store)
     made = make_class_counts(store)
-    assert made.receipt.summary == {"rows": 3, "competition_classes": 2, "largest_class": 3, "median_class": 2.0}
+    assert made.receipt.summary == {
+        "rows": 3,
+        "train_images": 6,
+        "largest_class": 3,
+        "median_class": 2.0,
+        "competition_classes": 2,
+        "competition_images": 3,
+        "largest_competition_class": 2,
+        "median_competition_class": 1.5,
+        "extra_images_of_competition_classes": 2,
+    }
     assert read_table(store, CLASS_COUNTS)["extra_images"].to_pylist() == [2, 0, 1]
     assert store.read(PICTURE).startswith(b"\x89PNG")
     assert make_class_counts(store).reused

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glr_assets.metadata.schemas import TRAIN_METADATA
 from glr_assets.planning.class_counts import count_classes
 from glr_assets.planning.fill_plan import make_fill_plan, plan_fill
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN
@@ -118,8 +119,9 @@ def test_choice_favours_no_place_in_the_table() -> None:
         ([(1, True), (2, True)], Fill(threshold=20, reserves=5)),
         ([(1, False), (2, False)], Fill(threshold=20, reserves=5)),
         ([], Fill(threshold=20, reserves=5)),
+        ([(1, True), (1, False)], Fill(threshold=1, reserves=1000)),
     ],
-    ids=["threshold 0", "class is full", "no candidates", "no competition", "no images"],
+    ids=["threshold 0", "class is full", "no candidates", "no competition", "no images", "reserves of none"],
 )
 def test_nothing_to_plan_is_an_empty_plan(images: list[tuple[int, bool]], recipe: Fill) -> None:
     found = plan(*tables_of(images), recipe)
@@ -138,9 +140,36 @@ def test_the_asset_sums_up_extras_reserves_and_shortfall(tmp_path: Path, store: 
     made = make_fill_plan(store, recipe.fill, recipe.seed)
     assert made.reused
     # Landmark 1 takes 3 and holds 2; landmark 2 takes its only 1 of the 4 it needs.
-    assert made.receipt.summary == {"rows": 6, "extras": 4, "reserves": 2, "classes_filled": 2, "shortfall": 3}
+    assert made.receipt.summary == {
+        "rows": 6,
+        "extras": 4,
+        "reserves": 2,
+        "classes_below": 2,
+        "classes_filled": 2,
+        "classes_exhausted": 1,
+        "shortfall": 3,
+    }
     assert read_table(store, FILL_PLAN).num_rows == 6
     assert read_table(store, CLASS_COUNTS).num_rows == 4
     again = make_fill_plan(store, recipe.fill, seed=1)
     assert not again.reused
     assert again.receipt.summary == made.receipt.summary
+
+
+def test_rows_of_the_csvs_in_any_order_and_repeated_give_the_same_plan(tmp_path: Path, store: Store) -> None:
+    train = {identifier(n): n % 5 for n in range(60)}
+    bucket = Path(Bucket(train, [identifier(n) for n in range(0, 60, 4)]).write(tmp_path / "bucket"))
+    recipe = TINY.overridden({"fill": {"threshold": 7, "reserves": 2}})
+    make_tables(BucketSource(str(bucket)), store, recipe)
+    assert read_table(store, FILL_PLAN).num_rows > 10
+    random = Random(0)
+    for name in ("train", "train_clean"):
+        path = bucket / f"metadata/{name}.csv"
+        head, *rows = path.read_text().splitlines()
+        mixed = [*rows, *rows[:3]]
+        random.shuffle(mixed)
+        path.write_text("\n".join([head, *mixed]) + "\n")
+    other = Store(str(tmp_path / "other"))
+    make_tables(BucketSource(str(bucket)), other, recipe)
+    for table in (FILL_PLAN, CLASS_COUNTS, TRAIN_METADATA):
+        assert other.read(table.path) == store.read(table.path)

@@ -31,6 +31,8 @@ def test_full_holds_the_published_values() -> None:
     assert full.name == "full"
     assert (full.images.min_side, full.images.jpeg_quality, full.images.keep) == (384, 70, "wanted")
     assert (full.dedupe.keep, full.dedupe.sample) == (25, 1000)
+    assert (full.dedupe.method, full.dedupe.collapse, full.dedupe.remove_leaks) == ("max_min", True, False)
+    assert (full.dedupe.near_duplicate_bits, full.fill.variety) == (3, True)
     assert full.fill.threshold == 20
     assert (full.embedder.image_size, full.embedder.dimensions, full.embedder.sub_centers) == (384, 512, 3)
     assert (full.embedder.scale, full.embedder.margin_size, full.embedder.margin_base) == (45, 0.45, 0.05)
@@ -93,6 +95,11 @@ def test_every_value_says_what_it_is() -> None:
         ("[fill]\nthreshold = -1", ["[fill] threshold = -1"]),
         ("[dedupe]\nkeep = 0", ["[dedupe] keep = 0"]),
         ("[dedupe]\nsample = 10", ["[dedupe]", "sample = 10", "keep = 25"]),
+        ("[dedupe]\nnear_duplicate_bits = 9", ["[dedupe] near_duplicate_bits = 9", "8"]),
+        ("[dedupe]\nnear_duplicate_bits = -1", ["[dedupe] near_duplicate_bits = -1", "0"]),
+        ("[dedupe]\nmethod = 'best'", ["[dedupe] method = 'best'", "max_min", "farthest_pairs", "random"]),
+        ("[dedupe]\nremove_leaks = 1", ["[dedupe] remove_leaks = 1", "boolean"]),
+        ("[fill]\nvariety = 'much'", ["[fill] variety = 'much'", "boolean"]),
         ("[fill]\nthreshold = 30", ["[fill] threshold = 30", "[dedupe] keep = 25"]),
         ("[training]\nmanifest = 'other'", ["[training] manifest = 'other'", "train_manifest"]),
         ("[retrieval]\nneighbours = 0", ["[retrieval] neighbours = 0"]),

@@ -1,0 +1,30 @@
+"""Group `exports`: the set that trains as packages that others read."""
+
+import dagster as dg
+
+from glr_assets.defs.conventions import table_asset
+from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.results import result_of
+from glr_assets.exports import export
+from glr_assets.exports.images import BESIDE
+from glr_assets.recipes import Exports
+
+ExportsConfig = launchpad(exports=Exports)
+_INPUTS = [export.TRAIN_MANIFEST, *BESIDE]
+
+
+@table_asset(None, group="exports", code_version=export.CODE_VERSION, kinds={"tensorflow"}, deps=_INPUTS)
+def train_tfrecords(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One record per image that trains, with landmark, author and licence, in files that TensorFlow reads."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    return result_of(export.make_export(store, "tfrecord", recipe.exports, recipe.seed), None, store)
+
+
+@table_asset(None, group="exports", code_version=export.CODE_VERSION, kinds={"file"}, deps=_INPUTS)
+def train_zip(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One `a/b/c/<id>.jpg` per image that trains in zips, beside lists for Kaggle's tools and for FiftyOne."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    return result_of(export.make_export(store, "zip", recipe.exports, recipe.seed), None, store)
+
+
+ASSETS = [train_tfrecords, train_zip]
