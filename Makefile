@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow lint format bench bench-ingest clean
+.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,12 @@ bench-ingest: setup ## the ingest of shards beside the ways of others, a shard o
 	$(BIN)/python -m glr_assets_tests.benchmarks.shard
 	$(BIN)/python -m glr_assets_tests.benchmarks.catalog
 	$(BIN)/python -m glr_assets_tests.benchmarks.random_access
+
+bench-curation: setup ## tables, plans, near-duplicates and choices at the full size of GLDv2, beside the ways of others
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+	$(BIN)/python -m glr_assets_tests.benchmarks.tables
+	$(BIN)/python -m glr_assets_tests.benchmarks.dedupe
+	$(BIN)/python -m glr_assets_tests.benchmarks.exports
 
 clean: ## remove the environment, the demo's store and its instance
 	rm -rf $(VENV) .dagster data

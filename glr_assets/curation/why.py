@@ -155,8 +155,9 @@ def told(story: ImageStory) -> str:
     lines = [f"{name:>15}  {value}" for name, value in facts.items() if value]
     lines.append(f"{'decisions':>15}")
     for decision in story.decisions:
-        partner = f"; most like {decision.partner}" if decision.partner else ""
-        distance = f", {decision.distance} bits of dhash apart" if decision.distance is not None else ""
+        told_already = decision.partner is None or decision.partner in decision.reason
+        partner = "" if told_already else f"; most like {decision.partner}"
+        distance = "" if told_already or decision.distance is None else f", {decision.distance} bits of dhash apart"
         version = f"  [{decision.version}]" if decision.version else ""
         lines.append(f"{'':>17}{decision.asset}: {decision.decision}: {decision.reason}{partner}{distance}{version}")
     lines.append(f"{'sets':>15}  {', '.join(story.sets) or 'none'}")

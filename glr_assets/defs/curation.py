@@ -113,7 +113,9 @@ def train_manifest(platform: Platform) -> dg.MaterializeResult:
 def image_ledger(platform: Platform) -> dg.MaterializeResult:
     """One row per image id that any table or shard names, with every decision on it (`glr why ID`)."""
     store = platform.open_store()
-    return result_of(ledger.make_image_ledger(store), IMAGE_LEDGER, store)
+    made = ledger.make_image_ledger(store)
+    told = dg.MetadataValue.table([dg.TableRecord(row) for row in store.read_json(ledger.REASONS)])
+    return result_of(made, IMAGE_LEDGER, store, {"decisions": told})
 
 
 ASSETS = [
