@@ -98,7 +98,17 @@ def rows_by_key(data: pa.Table, key: str, url: str) -> npt.NDArray[np.int64]:
     Raises:
         TableError: one key has rows that differ.
     """
-    order, repeats = sorted_rows(data[key])
+    return distinct_rows(data, key, *sorted_rows(data[key]), url)
+
+
+def distinct_rows(
+    data: pa.Table, key: str, order: npt.NDArray[np.int64], repeats: npt.NDArray[np.bool_], url: str
+) -> npt.NDArray[np.int64]:
+    """`rows_by_key` of a table whose key has been sorted: its rows in that order, and which repeat the key before.
+
+    Raises:
+        TableError: one key has rows that differ.
+    """
     if not repeats.any():
         return order
     # Only rows that share a key are compared.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import TableError
-from glr_assets.metadata.csv_files import one_row_per_key, read_csv, rows_by_key, split_words
+from glr_assets.metadata.csv_files import distinct_rows, one_row_per_key, read_csv, split_words
 from glr_assets.metadata.schemas import (
     COMPETITION_TRAIN,
     INDEX_METADATA,
@@ -21,6 +22,7 @@ from glr_assets.metadata.schemas import (
     TRAIN_ATTRIBUTION,
     TRAIN_METADATA,
 )
+from glr_assets.metadata.sorting import sorted_rows
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.source import Source, TableName
@@ -223,9 +225,13 @@ def _make_by_id(
             writer.table(table, table.empty())
             return {"rows": 0, "published": False}
         columns = dict(zip(data.schema.names, data.columns, strict=True))
+        ids = data["id"]
         del data
-        data = _combined(columns)
-        rows = rows_by_key(data, "id", source.table_url(name))
+        with ThreadPoolExecutor(1) as pool:
+            joined = pool.submit(_combined, columns)
+            order, repeats = sorted_rows(ids)
+            data = joined.result()
+        rows = distinct_rows(data, "id", order, repeats, source.table_url(name))
 
         def part(begin: int) -> pa.Table:
             return data.take(pa.array(rows[begin : begin + _ROWS_AT_ONCE]))
