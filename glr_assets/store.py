@@ -300,6 +300,7 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
                 pass  # whoever held the lock has moved its file into place: start afresh
             raw.close()
         raw.truncate(0)
+    in_place = False
     with io.BufferedRandom(raw) as file:
         try:
             yield file
@@ -307,9 +308,10 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
             with explained():
                 os.fsync(file.fileno())
                 part.replace(target)
-        except BaseException:  # an interrupt too must leave no part file
-            part.unlink(missing_ok=True)
-            raise
+                in_place = True
+        finally:
+            if not in_place:  # whatever stopped it, an interrupt too, leaves no part file
+                part.unlink(missing_ok=True)
 
 
 class _WrittenFile(io.FileIO):

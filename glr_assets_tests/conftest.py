@@ -15,6 +15,7 @@ from PIL import Image
 
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
+from glr_assets_tests.faulty_s3 import FaultyS3
 
 # No test is timed; CI tries the same examples each time, and a developer's machine new ones.
 settings.register_profile("developer", deadline=None)
@@ -112,6 +113,19 @@ def s3_endpoint(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same, with credentials in the environment that it accepts."""
     s3_credentials(monkeypatch)
     return s3_server
+
+
+@pytest.fixture(scope="module")
+def one_proxy(s3_server: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3_server) as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(one_proxy: FaultyS3, s3_endpoint: str) -> FaultyS3:
+    """A line that is good until it is told otherwise."""
+    one_proxy.calm()
+    return one_proxy
 
 
 def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

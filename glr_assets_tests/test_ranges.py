@@ -32,19 +32,6 @@ def impatient(endpoint: str) -> dict[str, object]:
     return {"endpoint_url": endpoint, "config_kwargs": config}
 
 
-@pytest.fixture(scope="module")
-def one_proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with FaultyS3(s3_server) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(one_proxy: FaultyS3, s3_endpoint: str) -> FaultyS3:
-    """A line that is good until it is told otherwise."""
-    one_proxy.calm()
-    return one_proxy
-
-
 @pytest.fixture
 def faulty(proxy: FaultyS3) -> Store:
     """A store behind the proxy that holds `file`; the line is good until it is told otherwise."""

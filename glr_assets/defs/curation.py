@@ -26,7 +26,7 @@ FillConfig = launchpad(fill=Fill, dedupe=Dedupe)
     LABEL_CONFLICTS,
     group="curation",
     code_version=leaks.CODE_VERSION,
-    kinds={"imagehash"},
+    kinds={"numba"},
     deps=["image_catalog"],
 )
 def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -40,7 +40,7 @@ def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeR
     TRAIN_TEST_LEAKS,
     group="curation",
     code_version=leaks.CODE_VERSION,
-    kinds={"imagehash"},
+    kinds={"numba"},
     deps=["image_catalog"],
 )
 def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -54,7 +54,7 @@ def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.Materialize
     DEDUPED_MANIFEST,
     group="curation",
     code_version=dedupe.CODE_VERSION,
-    kinds={"imagehash"},
+    kinds={"numba"},
     deps=["competition_train", "image_catalog", "train_test_leaks"],
 )
 def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -67,7 +67,7 @@ def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.Materialize
     TRAIN_EXTRA,
     group="curation",
     code_version=fill.CODE_VERSION,
-    kinds={"imagehash"},
+    kinds={"numba"},
     deps=["deduped_manifest", "fill_plan", "image_catalog", "train_test_leaks"],
 )
 def train_extra(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]

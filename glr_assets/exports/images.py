@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.errors import MissingInputError, TableError
+from glr_assets.curation.train_manifest import MANIFESTS, kept_images
+from glr_assets.errors import MissingInputError
 from glr_assets.exports.order import Rows
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import need_receipts
 from glr_assets.store import Store
-from glr_assets.tables import Column, Table, fixed_width, read_parts, read_table
+from glr_assets.tables import fixed_width, read_parts
 
 #: What every package is made from, beside its manifest.
 BESIDE: Final = ("image_catalog", "train_attribution", "landmark_labels")
@@ -106,17 +107,13 @@ def manifest_inputs(store: Store, manifest: str) -> dict[str, str]:
 
     Args:
         store: the store.
-        manifest: the asset that writes `manifests/<manifest>.parquet`.
+        manifest: a key of `curation.train_manifest.MANIFESTS`.
 
     Raises:
-        MissingInputError: one of them has not been made, or is damaged.
+        MissingInputError: there is no such set, or one of them has not been made or is damaged.
     """
-    made = [name.removesuffix(".parquet") for name in store.names("manifests") if name.endswith(".parquet")]
-    if manifest not in made:
-        raise MissingInputError(
-            f"no manifest {manifest} in {store.full_url('manifests')} (there are: {', '.join(made) or 'none'}); "
-            "materialise it first, or name another"
-        )
+    if manifest not in MANIFESTS:
+        raise MissingInputError(f"no manifest {manifest}: name one of {', '.join(sorted(MANIFESTS))}")
     return need_receipts(store, manifest, *BESIDE)
 
 
@@ -125,9 +122,10 @@ def export_images(store: Store, manifest: str) -> ExportImages:
 
     Raises:
         MissingInputError: it keeps none, or some that are not stored; they are named.
-        TableError: it is no manifest of train images.
     """
-    kept = _kept(store, manifest)
+    kept = kept_images(store, manifest).drop_columns(["shard"])
+    if not kept.num_rows:
+        raise MissingInputError(f"{manifest} in {store.url}: it keeps no image, so there is nothing to export")
     reader = ImageReader.of_split(store, "train", kept["id"])
     rows = reader.places.rows(kept["id"])
     if (rows < 0).any():
@@ -147,28 +145,6 @@ def export_images(store: Store, manifest: str) -> ExportImages:
         )
     ]
     return ExportImages(table, labels, landmarks, reader, rows)
-
-
-def _kept(store: Store, manifest: str) -> pa.Table:
-    """`id, landmark_id` of what a manifest keeps, sorted by id."""
-    columns = (
-        Column("id", pa.string(), "Image id"),
-        Column("landmark_id", pa.int64(), "Train landmark"),
-        Column("decision", pa.string(), "kept, dropped or failed"),
-    )
-    table = Table(f"manifests/{manifest}.parquet", "one row per image of a set", columns, ("id",))
-    rows = read_table(store, table, table.schema.names)
-    kept = rows.filter(pc.equal(rows["decision"], "kept")).drop_columns("decision").sort_by("id")
-    if not kept.num_rows:
-        raise MissingInputError(f"{store.full_url(table.path)}: it keeps no image, so there is nothing to export")
-    absent = sum(column.null_count for column in kept.columns)
-    repeated = kept.num_rows - len(pc.unique(kept["id"]))
-    if absent or repeated:
-        raise TableError(
-            f"{store.full_url(table.path)}: expected a row an image with its id and landmark_id, found {absent} absent "
-            f"values and {repeated} repeated ids; name another manifest"
-        )
-    return kept
 
 
 def _catalog(store: Store) -> Iterator[pa.Table]:

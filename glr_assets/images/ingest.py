@@ -154,15 +154,16 @@ def _tell(job: _Shard, began: float, *, summary: Summary | None = None, error: s
 
 
 def _built(job: _Shard, writer: Writer, earlier: Earlier | None, retry_failed: bool) -> Summary:
-    for attempt in range(1, ATTEMPTS + 1):
-        job.run.attempts = attempt
+    if earlier is not None:
+        job.run.attempts = 1
         try:
-            # What an earlier run left is relied on once; where it does not hold, the shard is read whole.
-            if earlier is not None and attempt == 1:
-                return _written(job, writer, _anew(job, earlier, retry_failed))
+            return _written(job, writer, _anew(job, earlier, retry_failed))
+        except (OutdatedError, SourceError):
+            pass  # what an earlier run left does not hold: the shard is read whole
+    for attempt in range(1, ATTEMPTS + 1):
+        job.run.attempts += 1
+        try:
             return _written(job, writer, _passed(job))
-        except OutdatedError:
-            continue
         except SourceError:
             if attempt == ATTEMPTS:
                 raise

@@ -48,7 +48,7 @@ def test_a_package_to_a_folder_and_once_more(glr: Glr, packed: Store, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("tfrecord", "--manifest", "nothing"), "no manifest nothing in "),
+        (("tfrecord", "--manifest", "nothing"), "no manifest nothing: name one of "),
         (("zip", "--images-per-shard", "0"), "[exports] images_per_shard = 0: "),
         (("webdataset", "--recipe", "nowhere.toml"), "recipe nowhere.toml"),
         (("zip", "--to", "STORE"), "is the store itself"),

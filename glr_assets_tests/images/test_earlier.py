@@ -72,11 +72,6 @@ class Counting(BucketSource):
         yield from super().read_members(counted())
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "RETRY_SECONDS", 0.0)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     Bucket(dict.fromkeys(IDS, 7), IDS, {"train": {"000": tar_of(ENTRIES)}}).write(tmp_path / "bucket")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glr_assets.errors import SourceError, StoreError
-from glr_assets.images import ingest as ingest_module
 from glr_assets.images.ingest import ingest_shard
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
@@ -99,11 +98,6 @@ OUTCOMES: list[tuple[str | None, str, str]] = [
     (None, "failed", "no image id in the name: expected <id>.jpg"),
     (None, "failed", "no image id in the name: expected <id>.jpg"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from glr_assets.errors import SourceError
-from glr_assets.images import ingest as ingest_module
 from glr_assets.images.retry import split_state
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
@@ -23,11 +22,6 @@ from glr_assets_tests.images.handmade import (
 )
 
 IDS = [identifier(n) for n in range(8)]
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "RETRY_SECONDS", 0.0)
 
 
 def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, store: Store) -> None:

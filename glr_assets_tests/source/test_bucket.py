@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,19 +188,6 @@ def test_what_becomes_unreachable_later_is_the_sources_fault(
 
 
 # Over a line that breaks
-
-
-@pytest.fixture(scope="module")
-def one_proxy(s3_server: str) -> Iterator[FaultyS3]:
-    with FaultyS3(s3_server) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(one_proxy: FaultyS3, s3_endpoint: str) -> FaultyS3:
-    """A line that is good until it is told otherwise."""
-    one_proxy.calm()
-    return one_proxy
 
 
 @pytest.fixture
