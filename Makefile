@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation clean
+.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation bench-verification bench-serving clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,11 +58,22 @@ bench-ingest: setup ## the ingest of shards beside the ways of others, a shard o
 	$(BIN)/python -m glr_assets_tests.benchmarks.catalog
 	$(BIN)/python -m glr_assets_tests.benchmarks.random_access
 
-bench-curation: setup ## tables, plans, near-duplicates and choices at the full size of GLDv2, beside the ways of others
+bench-curation: setup ## tables, plans, near-duplicates, choices and the ledger at the full size of GLDv2, beside others' ways
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+# Its search of hashes needs nothing of what its other methods want, torchvision among it.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps "imagededup>=0.3.3,<0.4"
 	$(BIN)/python -m glr_assets_tests.benchmarks.tables
 	$(BIN)/python -m glr_assets_tests.benchmarks.dedupe
+	$(BIN)/python -m glr_assets_tests.benchmarks.ledger
 	$(BIN)/python -m glr_assets_tests.benchmarks.exports
+
+bench-verification: setup ## geometric verification: a pair, pairs tried of all, planted noise, what GLDv2 costs; extractors
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+	$(BIN)/python -m glr_assets_tests.benchmarks.features
+	$(BIN)/python -m glr_assets_tests.benchmarks.verification
+
+bench-serving: setup ## the recognition service under load: answers a second, p50 and p99 by clients
+	$(BIN)/python -m glr_assets_tests.benchmarks.serving
 
 clean: ## remove the environment, the demo's store and its instance
 	rm -rf $(VENV) .dagster data

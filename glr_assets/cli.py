@@ -122,21 +122,25 @@ def _print_packed(summary: Any, bucket: str) -> None:
 
 @shards.command("sync")
 def shards_sync(source: SourceOption = None) -> None:
-    """List the source and register its shards as partitions of the Dagster instance (DAGSTER_HOME)."""
+    """List the source and register its shards, the recipe's class buckets and groups, as partitions (DAGSTER_HOME)."""
     from glr_assets.defs.lineage import open_instance
-    from glr_assets.defs.shards import sync_shards
+    from glr_assets.defs.shards import sync_counted_parts, sync_shards
     from glr_assets.settings import Settings
 
     if not os.environ.get("DAGSTER_HOME"):
         raise GlrError(
             "DAGSTER_HOME is not set: partitions would be registered nowhere; set it to the instance's folder"
         )
-    opened = Settings.from_environment(source=source).open_source()
+    settings = Settings.from_environment(source=source)
+    opened, recipe = settings.open_source(), settings.load_recipe()
     with open_instance() as instance:
         added = sync_shards(instance, opened)
+        counted = sync_counted_parts(instance, recipe)
         for split, keys in added.items():
             total = len(instance.get_dynamic_partitions(f"{split}_shards"))
             out.print(f"{split}: {len(keys)} added, {total} registered", markup=False)
+        for name, count in counted.items():
+            out.print(f"{name.replace('_', ' ')}: {count} registered", markup=False)
 
 
 @shards.command("retry")
@@ -193,8 +197,8 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Everything known of one image: where it comes from, each decision with its reason, the sets it ended in."""
-    from glr_assets.curation.why import told
-    from glr_assets.curation.why import why as stories_of
+    from glr_assets.ledger.why import told
+    from glr_assets.ledger.why import why as stories_of
     from glr_assets.settings import Settings
 
     stories = stories_of(Settings.from_environment(store=store).open_store(), image_id)
@@ -265,6 +269,25 @@ def export(
             settings.open_store(), kind, chosen.exports, chosen.seed, manifest=manifest, to=to, progress=progress
         )
     _print_export(made, to or settings.open_store().full_url(f"exports/{made.receipt.name}"))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; any but this machine's own address needs GLR_SERVE_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = 8000,
+    store: StoreOption = None,
+) -> None:
+    """Recognise photographs: a page to drop them on, and a JSON API. A new index is taken up while it runs."""
+    from glr_assets.serving.security import TOKEN_SETTING
+    from glr_assets.serving.server import serve as serve_store
+    from glr_assets.settings import Settings
+
+    # As for a demo: threads that spin while they wait take the cores that other requests want.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settings = Settings.from_environment(store=store)
+    serve_store(settings.open_store(), host, port, os.environ.get(TOKEN_SETTING))
 
 
 def _bar() -> Progress:

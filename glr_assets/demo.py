@@ -17,14 +17,14 @@ from glr_assets.store import Store
 
 
 class ImageCounts(BaseModel):
-    """Images at each stage. `cleaned` is None while no asset cleans by geometry."""
+    """Images at each stage: those that dedupe, filling and cleaning keep, and those that train."""
 
     seen: int
     stored: int
     corrupt: int
     deduped: int
     extra: int
-    cleaned: int | None
+    cleaned: int
     train: int
     index: int
     test: int
@@ -90,9 +90,9 @@ def run_demo(settings: Settings, console: Console) -> DemoReport:
 
 def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -> DemoReport:
     scores = store.read_json(REPORT)
-    catalog, deduped, extra, train = (
+    catalog, deduped, extra, train, cleaned = (
         need_receipt(store, name).summary
-        for name in ("image_catalog", "deduped_manifest", "train_extra", "train_manifest")
+        for name in ("image_catalog", "deduped_manifest", "train_extra", "train_manifest", "cleaned_manifest")
     )
 
     def total(status: str) -> int:
@@ -104,7 +104,7 @@ def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -
         corrupt=total("failed"),
         deduped=int(deduped["kept"] or 0),
         extra=int(extra["kept"] or 0),
-        cleaned=None,
+        cleaned=int(cleaned["kept"] or 0),
         train=int(train["rows"] or 0),
         index=int(catalog["index_stored"] or 0),
         test=int(catalog["test_stored"] or 0),
@@ -128,6 +128,7 @@ def shown(report: DemoReport) -> str:
         f"source   {report.source}   recipe {report.recipe}",
         f"images   {images.seen} seen, {images.stored} stored, {images.corrupt} corrupt",
         f"train    {images.deduped} of the competition's set kept + {images.extra} extras = {images.train}",
+        f"cleaned  {images.cleaned} of them verified by another photograph of their landmark",
         f"search   {images.index} index images, {images.test} test images",
         "",
     ]

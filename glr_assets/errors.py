@@ -29,8 +29,16 @@ class MissingInputError(GlrError):
     """Something upstream has not been made yet."""
 
 
+class ExtractorError(GlrError):
+    """An extractor of local features, its module or its weights cannot be used."""
+
+
 class EmbedderError(GlrError):
     """An embedder, its weights or its configuration cannot be used."""
+
+
+class ClassifierError(GlrError):
+    """A group's classifier, its weights or its configuration cannot be used."""
 
 
 class MetricError(GlrError):

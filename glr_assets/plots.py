@@ -110,6 +110,140 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
     return _png(figure)
 
 
+def groups_of_images(
+    names: Sequence[str], landmarks: npt.NDArray[np.int64], images: Mapping[str, npt.NDArray[np.int64]]
+) -> bytes:
+    """PNG: landmarks a group above, and below its images by what they are for, one upon the other.
+
+    Args:
+        names: [groups] told under the bars.
+        landmarks: [groups].
+        images: [groups] by what they are for.
+    """
+    figure, _ = _chart(height=4.6)
+    figure.clear()
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    at = np.arange(len(names))
+    above.bar_label(above.bar(at, landmarks, color=_INK), fontsize=7)
+    above.set_ylabel("landmarks")
+    bottom = np.zeros(len(names), np.int64)
+    for (name, counts), colour in zip(images.items(), _COLOURS, strict=False):
+        below.bar(at, counts, bottom=bottom, color=colour, label=f"{name}: {int(counts.sum()):,}")
+        bottom = bottom + counts
+    below.set_xticks(at, list(names), fontsize=7)
+    below.set(xlabel="group, and its images a landmark", ylabel="images")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _legend(below)
+    return _png(figure)
+
+
+def reliability(found: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]], bins: int = 10) -> bytes:
+    """PNG: share of answers that are right by their confidence, the larger a point the more answers it stands for.
+
+    Args:
+        found: confidence in 0…1 and whether the answer is right, [n] each, by name.
+        bins: equal ranges of confidence that answers are put together in.
+    """
+    figure, axes = _chart(height=4.2)
+    axes.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=1, label="as sure as right")
+    for (name, (confidence, right)), colour in zip(found.items(), _COLOURS, strict=False):
+        number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+        counts = np.bincount(number, minlength=bins)
+        filled = counts > 0
+        x, y = (np.bincount(number, values, bins)[filled] / counts[filled] for values in (confidence, right))
+        axes.plot(x, y, color=colour, linewidth=1)
+        axes.scatter(x, y, s=10 + 200 * counts[filled] / max(counts.sum(), 1), color=colour, alpha=0.6, label=name)
+    axes.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    _legend(axes)
+    return _png(figure)
+
+
+def steps_over_points(
+    x: npt.NDArray[np.int64],
+    y: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.int64],
+    names: tuple[str, str],
+    labels: tuple[str, str],
+) -> bytes:
+    """PNG: points, the more of them at a place the larger, and a staircase of levels over them.
+
+    Args:
+        x: [n] whole numbers.
+        y: [n] whole numbers.
+        starts: [steps] where each step begins.
+        levels: [steps] its height.
+        names: of the points and of the staircase.
+        labels: of the axes.
+    """
+    figure, axes = _chart()
+    places, counts = np.unique(np.stack([x, y]), axis=1, return_counts=True)
+    sizes = 6 + 8 * np.log10(counts)
+    axes.scatter(places[0], places[1], s=sizes, color=_COLOURS[0], alpha=0.5, linewidths=0, label=names[0])
+    right = max(int(x.max(initial=0)), int(starts.max(initial=0))) + 1
+    axes.step([*starts, right], [*levels, *levels[-1:]], where="post", color=_COLOURS[1], label=names[1])
+    axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
+    _legend(axes)
+    return _png(figure)
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Two images side by side with lines between the places that match.
+
+    Attributes:
+        first: an encoded image.
+        second: the other.
+        places: [n, 4] x, y in the first image and x, y in the second, in their pixels.
+        caption: told under them.
+        right: whether it is marked right or wrong.
+    """
+
+    first: bytes
+    second: bytes
+    places: npt.NDArray[np.float32]
+    caption: str
+    right: bool | None = None
+
+
+def matched_pairs(pairs: Sequence[Matched], height: int = 180, quality: int = 60) -> bytes:
+    """JPEG: pairs of images below each other, `height` pixels each, with lines between the places that match."""
+    font = ImageFont.load_default(size=10)
+    strips = [_strip(pair, height, font) for pair in pairs]
+    width = max((strip.width for strip in strips), default=height)
+    sheet = Image.new("RGB", (width, max(sum(strip.height for strip in strips), 1)), _PAPER)
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def _strip(pair: Matched, height: int, font: Any) -> Image.Image:
+    gap, caption_height = 6, 18
+    images, scales = [], []
+    for encoded in (pair.first, pair.second):
+        with Image.open(io.BytesIO(encoded)) as image:
+            scales.append(height / image.height)
+            size = (max(round(image.width * scales[-1]), 1), height)
+            images.append(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    left = images[0].width + gap
+    strip = Image.new("RGB", (left + images[1].width, height + caption_height), _PAPER)
+    strip.paste(images[0], (0, 0))
+    strip.paste(images[1], (left, 0))
+    draw = ImageDraw.Draw(strip)
+    colour = _INK if pair.right is None else _RIGHT if pair.right else _WRONG
+    for x, y, other_x, other_y in pair.places.tolist():
+        draw.line((x * scales[0], y * scales[0], left + other_x * scales[1], other_y * scales[1]), fill=colour, width=1)
+    draw.text((2, height + 2), _fitted(pair.caption, font, strip.width - 4), colour, font=font)
+    return strip
+
+
 @dataclass(frozen=True)
 class Thumbnail:
     """One picture of a gallery: an encoded image, a caption, and whether it is marked right or wrong."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ NON_LANDMARKS = 8
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the settings of the environment it is started in."""
-    for name in ("SOURCE", "SOURCE_OPTIONS", "STORE", "STORE_OPTIONS", "OPENIMAGES", "RECIPE"):
+    for name in ("SOURCE", "SOURCE_OPTIONS", "STORE", "STORE_OPTIONS", "OPENIMAGES", "RECIPE", "SERVE_TOKEN"):
         monkeypatch.delenv(f"GLR_{name}", raising=False)
 
 
@@ -141,3 +142,56 @@ def free_tcp_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def save_delf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves a SavedModel with DeLF's signature, or with something in it otherwise.
+
+    Its features are the brightest cells of 16 pixels at each scale, placed by their centres; a descriptor is 40 fixed
+    projections of the cell's colours.
+    """
+    pytest.importorskip("tensorflow_hub")
+    import tensorflow as tf
+
+    def save(
+        signature: str = "default",
+        outputs: tuple[str, str] = ("locations", "descriptors"),
+        dimensions: int = 40,
+        obeys: bool = True,
+    ) -> Path:
+        class Tiny(tf.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                random = np.random.default_rng(0)
+                self.weights = tf.Variable(random.normal(size=(3, dimensions)).astype(np.float32))
+
+            @tf.function(
+                input_signature=[
+                    tf.TensorSpec([None, None, 3], tf.float32, "image"),
+                    tf.TensorSpec([], tf.float32, "score_threshold"),
+                    tf.TensorSpec([None], tf.float32, "image_scales"),
+                    tf.TensorSpec([], tf.int32, "max_feature_num"),
+                ]
+            )
+            def run(self, image: Any, score_threshold: Any, image_scales: Any, max_feature_num: Any) -> Any:
+                tf.debugging.assert_greater(tf.reduce_min(tf.shape(image)[:2]), 15)
+                cells = tf.nn.avg_pool2d(image[None], 16, 16, "VALID")[0]
+                rows, columns = tf.shape(cells)[0], tf.shape(cells)[1]
+                grid = tf.stack(tf.meshgrid(tf.range(rows), tf.range(columns), indexing="ij"), axis=2)
+                centres = 16.0 * tf.cast(tf.reshape(grid, [-1, 2]), tf.float32) + 7.5
+                colours = tf.reshape(cells, [-1, 3])
+                scores = 1000 * tf.reduce_sum(colours, axis=1) * tf.reduce_max(image_scales)
+                best = tf.argsort(scores, direction="DESCENDING", stable=True)
+                best = tf.boolean_mask(best, tf.gather(scores, best) > score_threshold)[
+                    : max_feature_num if obeys else 10_000
+                ]
+                projected = tf.gather(colours, best) @ self.weights + 0.5
+                return {outputs[0]: tf.gather(centres, best), outputs[1]: projected}
+
+        folder = tmp_path_factory.mktemp("delf") / "module"
+        module = Tiny()
+        tf.saved_model.save(module, str(folder), signatures={signature: module.run})
+        return folder
+
+    return save

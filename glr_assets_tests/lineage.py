@@ -32,7 +32,8 @@ def write_recipe(path: Path, embedder: Path | None = None, **tables: dict[str, o
         own: dict[str, object] = {"torchscript": str(embedder), "image_size": SIDE}
     else:
         own = {"backbone": "resnet-tiny", "image_size": SIDE, "dimensions": 32, "epochs": 2, "batch_size": 8}
-    sections = {"embedder": own} | tables
+    groups: dict[str, object] = {"image_size": SIDE, "epochs": 2, "batch_size": 8}
+    sections = {"embedder": own, "groups": groups} | tables
     lines = ['base = "small"']
     for section, values in sections.items():
         lines.append(f"[{section}]")

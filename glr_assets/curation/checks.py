@@ -7,30 +7,8 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.curation.ledger import BALANCE, balance
-
-#: Columns of the ledger that `unbalanced` reads.
-BALANCED = ("planned", "decision", "in_train")
 #: A table that has grown or shrunk by more of itself than this, from one run to the next, is worth a look.
 DRIFT = 0.1
-
-
-def unbalanced(ledger: Iterable[pa.Table]) -> str:
-    """Of the train images asked for, each was kept, dropped or failed, and all that were kept train.
-
-    Args:
-        ledger: pieces of it with the columns `BALANCED`.
-    """
-    counts = dict.fromkeys(BALANCE, 0)
-    for piece in ledger:
-        for name, count in balance(piece).items():
-            counts[name] += count
-    settled = counts["kept"] + counts["dropped"] + counts["failed"]
-    if settled != counts["requested"]:
-        return f"requested {counts['requested']}, but kept + dropped + failed = {settled}"
-    if counts["in_train"] != counts["kept"]:
-        return f"{counts['kept']} images were kept, but train_manifest holds {counts['in_train']}"
-    return ""
 
 
 def strangers(manifest: pa.Table, competition: pa.Table) -> str:

@@ -11,22 +11,10 @@ from glr_assets.errors import TableError
 from glr_assets.plots import class_histogram
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.store import Store
-from glr_assets.tables import Table, read_table
+from glr_assets.tables import read_table
 
 CODE_VERSION = "1"
 PICTURE = "reports/train_manifest.png"
-MANIFESTS: dict[str, Table] = {"train_manifest": TRAIN_MANIFEST, "deduped_manifest": DEDUPED_MANIFEST}
-
-
-def kept_images(store: Store, manifest: str) -> pa.Table:
-    """`id, landmark_id, shard` of the images that a manifest keeps, sorted by id.
-
-    Args:
-        store: the store.
-        manifest: a key of `MANIFESTS`.
-    """
-    rows = read_table(store, MANIFESTS[manifest], ["id", "landmark_id", "shard", "decision"])
-    return rows.filter(pc.equal(rows["decision"], "kept")).drop_columns("decision").sort_by("id")
 
 
 def join_sets(deduped: pa.Table, extra: pa.Table) -> pa.Table:

@@ -7,21 +7,23 @@ import dagster as dg
 from glr_assets.curation.schemas import (
     DEDUPED_MANIFEST,
     FILL_SHORTFALL,
-    IMAGE_LEDGER,
     LABEL_CONFLICTS,
     TRAIN_EXTRA,
     TRAIN_MANIFEST,
     TRAIN_TEST_LEAKS,
 )
-from glr_assets.defs import curation, exports, images, metadata, planning, retrieval, training
+from glr_assets.defs import curation, exports, images, ledger, metadata, planning, retrieval, training, verification
 from glr_assets.defs.automation import SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata import schemas
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN, FILL_POTENTIAL
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.tables import Table
+from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
+from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
 
 #: Every table that one asset writes as one file.
 TABLES: dict[str, Table] = {
@@ -44,6 +46,10 @@ TABLES: dict[str, Table] = {
     "fill_shortfall": FILL_SHORTFALL,
     "train_manifest": TRAIN_MANIFEST,
     "image_ledger": IMAGE_LEDGER,
+    "verification_calibration": VERIFICATION_CALIBRATION,
+    "cleaned_manifest": CLEANED_MANIFEST,
+    "training_groups": TRAINING_GROUPS,
+    "group_calibration": GROUP_CALIBRATION,
     "non_landmark_embeddings": NON_LANDMARK_EMBEDDINGS,
     "faiss_index": FAISS_INDEX,
 }
@@ -54,6 +60,8 @@ ASSETS = [
     *planning.ASSETS,
     *images.ASSETS,
     *curation.ASSETS,
+    *verification.ASSETS,
+    *ledger.ASSETS,
     *training.ASSETS,
     *retrieval.ASSETS,
     *exports.ASSETS,

@@ -4,16 +4,23 @@ from collections import Counter
 from collections.abc import Callable
 
 import dagster as dg
+import pyarrow.compute as pc
 
 from glr_assets.curation import checks as curated
-from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
+from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import DATA_VERSION_TAG
 from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.ledger.balance import BALANCED, unbalanced
+from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
-from glr_assets.receipts import need_receipt
+from glr_assets.receipts import Receipt, find_receipt, need_receipt
+from glr_assets.recipes import Verification
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table, stored_problems
+from glr_assets.verification import checks as verification
+from glr_assets.verification.plan import set_to_clean
+from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
 
 
 def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
@@ -111,6 +118,7 @@ DRIFTING = (
     "deduped_manifest",
     "train_extra",
     "train_manifest",
+    "cleaned_manifest",
 )
 
 
@@ -123,6 +131,36 @@ def _leaks(store: Store) -> str:
 def _conflicts(store: Store) -> str:
     count = need_receipt(store, "label_conflicts").summary["pairs"]
     return f"{count} pairs of near-duplicates have different landmarks" if count else ""
+
+
+def _receipt(store: Store, asset: str) -> Receipt:
+    """The receipt of an asset, whatever has become of its files: that is what a check looks at."""
+    receipt = find_receipt(store, asset)
+    return receipt if receipt is not None else need_receipt(store, asset)
+
+
+def _unaccounted(store: Store) -> str:
+    parameters = _receipt(store, "cleaned_manifest").parameters
+    recipe = Verification(manifest=parameters["manifest"])
+    return verification.unaccounted(
+        read_table(store, CLEANED_MANIFEST, ["id", "decision"]), set_to_clean(store, recipe)
+    )
+
+
+def _unpaired(store: Store) -> str:
+    columns = ["id", "decision", "partner", "inliers"]
+    threshold = int(pc.min(read_table(store, VERIFICATION_CALIBRATION, ["threshold"])["threshold"]).as_py())
+    return verification.unpaired(read_table(store, CLEANED_MANIFEST, columns), threshold)
+
+
+def _featureless(store: Store) -> str:
+    failed = _receipt(store, "cleaned_manifest").summary["failed"]
+    return f"{failed} images" if failed else ""
+
+
+def _too_often_wrong(store: Store) -> str:
+    rate = _receipt(store, "verification_calibration").parameters["max_false_rate"]
+    return verification.too_often_wrong(read_table(store, VERIFICATION_CALIBRATION), rate)
 
 
 WARN = dg.AssetCheckSeverity.WARN
@@ -152,7 +190,7 @@ CHECKS = [
         "image_ledger",
         "adds_up",
         "Requested = kept + dropped + failed, and what was kept trains.",
-        lambda store: curated.unbalanced(read_parts(store, IMAGE_LEDGER, curated.BALANCED)),
+        lambda store: unbalanced(read_parts(store, IMAGE_LEDGER, BALANCED)),
     ),
     _holds(
         "image_catalog",
@@ -166,5 +204,21 @@ CHECKS = [
     ),
     _holds("train_test_leaks", "no_leak", "No train image is a near-duplicate of a test image.", _leaks, severity=WARN),
     _holds("label_conflicts", "no_conflict", "No near-duplicates differ in landmark.", _conflicts, severity=WARN),
+    _holds(
+        "verification_calibration",
+        "seldom_wrong",
+        "No more pairs of different landmarks are accepted than the recipe allows.",
+        _too_often_wrong,
+        severity=WARN,
+    ),
+    _holds("cleaned_manifest", "all_decided", "Every image of the set that is cleaned has a decision.", _unaccounted),
+    _holds(
+        "cleaned_manifest",
+        "features_found",
+        "No image's local features failed; the manifest gives the reason of each that did.",
+        _featureless,
+        severity=WARN,
+    ),
+    _holds("cleaned_manifest", "kept_have_partners", "Every kept image has a partner with enough inliers.", _unpaired),
     *(drift_check(asset) for asset in DRIFTING),
 ]

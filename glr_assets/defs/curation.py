@@ -2,12 +2,11 @@
 
 import dagster as dg
 
-from glr_assets.curation import dedupe, fill, leaks, ledger
+from glr_assets.curation import dedupe, fill, leaks
 from glr_assets.curation import train_manifest as manifest
 from glr_assets.curation.schemas import (
     DEDUPED_MANIFEST,
     FILL_SHORTFALL,
-    IMAGE_LEDGER,
     LABEL_CONFLICTS,
     TRAIN_EXTRA,
     TRAIN_MANIFEST,
@@ -103,21 +102,6 @@ def train_manifest(platform: Platform) -> dg.MaterializeResult:
     return result_of(manifest.make_train_manifest(store), TRAIN_MANIFEST, store)
 
 
-@table_asset(
-    IMAGE_LEDGER,
-    group="curation",
-    code_version=ledger.CODE_VERSION,
-    kinds={"pyarrow"},
-    deps=list(ledger.INPUTS),
-)
-def image_ledger(platform: Platform) -> dg.MaterializeResult:
-    """One row per image id that any table or shard names, with every decision on it (`glr why ID`)."""
-    store = platform.open_store()
-    made = ledger.make_image_ledger(store)
-    told = dg.MetadataValue.table([dg.TableRecord(row) for row in store.read_json(ledger.REASONS)])
-    return result_of(made, IMAGE_LEDGER, store, {"decisions": told})
-
-
 ASSETS = [
     label_conflicts,
     train_test_leaks,
@@ -125,5 +109,4 @@ ASSETS = [
     train_extra,
     fill_shortfall,
     train_manifest,
-    image_ledger,
 ]

@@ -13,7 +13,7 @@ import dagster as dg
 from glr_assets import errors
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shards import SHARDS, contiguous, sync_shards
+from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
 from glr_assets.errors import GlrError
 from glr_assets.settings import Settings
 from glr_assets.source.base import Split
@@ -67,11 +67,14 @@ def materialise_lineage(settings: Settings, instance: dg.DagsterInstance, progre
     """
     source = settings.open_source()
     sync_shards(instance, source)
+    recipe = settings.load_recipe()
+    sync_counted_parts(instance, recipe)
     platform = Platform(source=settings.source, store=settings.store, recipe=settings.recipe)
     definitions = build_definitions(platform)
     graph = definitions.resolve_asset_graph()
     keys = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
     shards = {f"{split}_shards": source.shards(split) for split in SHARDS}
+    shards |= {str(partitions.name): keys for partitions, keys in counted_parts(recipe)}
     seconds: dict[str, float] = {}
     for number, key in enumerate(keys, 1):
         partitioned = graph.get(key).partitions_def

@@ -82,11 +82,15 @@ def materialization(
     table: Table | None,
     partition: str,
     tags: Mapping[str, str] | None = None,
+    store: Store | None = None,
 ) -> dg.AssetMaterialization:
-    """The event of one partition of a run of several; its data version stands beside the other tags."""
+    """The event of one partition of a run of several; its data version stands beside the other tags.
+
+    Its pictures are shown where the store to read them is given.
+    """
     return dg.AssetMaterialization(
         asset_key,
-        metadata=metadata_of(made, table),
+        metadata=metadata_of(made, table, store),
         partition=partition,
         tags=dict(tags or {}) | {DATA_VERSION_TAG: made.receipt.digest},
     )

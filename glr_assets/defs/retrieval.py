@@ -15,6 +15,7 @@ from glr_assets.retrieval import submission as answers
 from glr_assets.retrieval.schemas import EMBEDDINGS, FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.source.base import Split
 from glr_assets.training.versions import held_out_ids, open_embedder, open_untrained
+from glr_assets.verification.manifests import MANIFESTS
 
 ExecutionConfig = launchpad(execution=Execution)
 RetrievalConfig = launchpad(retrieval=Retrieval)
@@ -71,7 +72,7 @@ def non_landmark_embeddings(
     group="retrieval",
     code_version=index.CODE_VERSION,
     kinds={"faiss"},
-    deps=["train_embeddings", "train_manifest", "deduped_manifest", "non_landmark_embeddings", "embedder"],
+    deps=["train_embeddings", *MANIFESTS, "non_landmark_embeddings", "embedder"],
 )
 def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per train image that is searched, with its penalty, beside the faiss file and the calibration."""
@@ -121,8 +122,7 @@ def retrieval_submission(
         "recognition_solution",
         "retrieval_solution",
         "landmark_labels",
-        "train_manifest",
-        "deduped_manifest",
+        *MANIFESTS,
         "image_catalog",
         "non_landmark_embeddings",
     ],

@@ -1,4 +1,4 @@
-"""Shards as partitions: one dynamic set a split, one backfill policy, one loop.
+"""Partitions: shards, one dynamic set a split, and the parts that a recipe counts; backfill policies, one loop.
 
 Shards are dynamic because the same definitions serve the four shards of the sample, the 500 of GLDv2 and
 the shard that appears next month. Ranges follow the order of registration, so keys are always added sorted.
@@ -13,17 +13,25 @@ import dagster as dg
 from glr_assets.defs.results import materialization, result_of
 from glr_assets.errors import GlrError
 from glr_assets.receipts import Made
+from glr_assets.recipes import Recipe
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
+from glr_assets.store import Store
 from glr_assets.tables import Table
+from glr_assets.training.groups import group_keys
+from glr_assets.verification.plan import bucket_keys
 
 SHARDS: Mapping[Split, dg.DynamicPartitionsDefinition] = {
     split: dg.DynamicPartitionsDefinition(name=f"{split}_shards") for split in SPLITS
 }
+BUCKETS = dg.DynamicPartitionsDefinition(name="class_buckets")
+GROUPS = dg.DynamicPartitionsDefinition(name="training_groups")
 #: 25 shards a run: launching a run costs about 2.5 s and a daemon tick 30 s, so 500 shards cost 20 launches
 #: instead of 500, and a failure or a lost machine costs one run of 25, not the whole backfill.
 SHARD_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=25)
+#: A group trains for a day: each is a run of its own, so that as many train at once as there are GPUs.
+GROUP_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 
 
 def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, list[str]]:
@@ -38,6 +46,26 @@ def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, lis
     return added
 
 
+def counted_parts(recipe: Recipe) -> list[tuple[dg.DynamicPartitionsDefinition, list[str]]]:
+    """The partitions that a recipe counts, and their keys: class buckets and training groups."""
+    return [(BUCKETS, bucket_keys(recipe.verification.buckets)), (GROUPS, group_keys(recipe.groups))]
+
+
+def sync_counted_parts(instance: dg.DagsterInstance, recipe: Recipe) -> dict[str, int]:
+    """Register the partitions that a recipe counts, and none but these; returns how many there are of each.
+
+    In another number their keys mean other landmarks, so all go where one is wrong.
+    """
+    for partitions, keys in counted_parts(recipe):
+        name = str(partitions.name)
+        known = list(instance.get_dynamic_partitions(name))
+        for key in known if known != keys else []:
+            instance.delete_dynamic_partition(name, key)
+        if known != keys:
+            instance.add_dynamic_partitions(name, keys)
+    return {str(partitions.name): len(keys) for partitions, keys in counted_parts(recipe)}
+
+
 def contiguous(registered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
     """The fewest ranges of registered keys, as (first, last), that hold the wanted ones and no other."""
     ranges: list[tuple[str, str]] = []
@@ -50,9 +78,15 @@ def contiguous(registered: Sequence[str], wanted: Collection[str]) -> list[tuple
 
 
 def each_shard(
-    context: dg.AssetExecutionContext, table: Table | None, make: Callable[[str], Made]
+    context: dg.AssetExecutionContext,
+    table: Table | None,
+    make: Callable[[str], Made],
+    unit: str = "shard",
+    store: Store | None = None,
 ) -> Iterator[dg.MaterializeResult]:
     """Make every shard of the run, one after the other; one that fails does not stop the others.
+
+    `unit` is what a partition is called where it is no shard; pictures are shown where the store of them is given.
 
     In a run of several shards each is logged when it is done, so that a crash keeps what was finished, and
     once more after the run's own result, whose metadata Dagster would copy to all of them.
@@ -68,22 +102,23 @@ def each_shard(
             made[key] = make(key)
         except GlrError as error:
             failures[key] = str(error)
-            context.log.error(f"shard {key}: {error}")
+            context.log.error(f"{unit} {key}: {error}")
             continue
-        context.log.info(f"shard {key}: {'done before, nothing to do' if made[key].reused else 'made'}")
+        context.log.info(f"{unit} {key}: {'done before, nothing to do' if made[key].reused else 'made'}")
         if several:
-            context.log_event(materialization(context.asset_key, made[key], table, key))
+            context.log_event(materialization(context.asset_key, made[key], table, key, store=store))
     if failures:
         raise dg.Failure(
-            f"{len(failures)} of {len(context.partition_keys)} shards failed: "
+            f"{len(failures)} of {len(context.partition_keys)} {unit}s failed: "
             + "; ".join(f"{key}: {reason}" for key, reason in failures.items()),
-            metadata={f"shard {key}": reason for key, reason in failures.items()},
+            metadata={f"{unit} {key}": reason for key, reason in failures.items()},
             allow_retries=False,
         )
-    yield dg.MaterializeResult() if several else result_of(next(iter(made.values())), table)
+    yield dg.MaterializeResult() if several else result_of(next(iter(made.values())), table, store)
     if several:
         for key, done in made.items():
-            context.log_event(materialization(context.asset_key, done, table, key, _provenance(context, key)))
+            provenance = _provenance(context, key)
+            context.log_event(materialization(context.asset_key, done, table, key, provenance, store))
 
 
 def _provenance(context: dg.AssetExecutionContext, key: str) -> dict[str, str]:

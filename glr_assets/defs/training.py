@@ -1,14 +1,23 @@
-"""Group `training`: the embedder."""
+"""Group `training`: the embedder, and the classifiers of groups of landmarks of like size."""
+
+from collections.abc import Iterator
 
 import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
-from glr_assets.recipes import Embedder, Execution, Training
-from glr_assets.training import versions
+from glr_assets.defs.shards import GROUP_BACKFILL, GROUPS, each_shard
+from glr_assets.evaluation.answers import scores_of_answers
+from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
+from glr_assets.training import group_calibration, group_classifiers, groups, versions
+from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 
 EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
+GroupsConfig = launchpad(groups=Groups, training=Training)
+ClassifierConfig = launchpad(groups=Groups, execution=Execution)
+CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Execution)
+MANIFESTS = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
 
 
 @table_asset(
@@ -16,7 +25,7 @@ EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execu
     group="training",
     code_version=versions.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
-    deps=["train_manifest", "deduped_manifest", "image_catalog"],
+    deps=[*MANIFESTS, "image_catalog"],
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )
@@ -31,4 +40,66 @@ def embedder(
     return result_of(made, None, store)
 
 
-ASSETS = [embedder]
+@table_asset(
+    TRAINING_GROUPS,
+    name="training_groups",
+    group="training",
+    code_version=groups.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=MANIFESTS,
+)
+def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""
+    store = platform.open_store()
+    return result_of(groups.make_training_groups(store, platform.load_recipe(config)), TRAINING_GROUPS, store)
+
+
+@table_asset(
+    None,
+    name="group_classifiers",
+    group="training",
+    code_version=group_classifiers.CODE_VERSION,
+    kinds={"pytorch", "huggingface"},
+    deps=["training_groups", "image_catalog"],
+    partitions_def=GROUPS,
+    backfill_policy=GROUP_BACKFILL,
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def classifiers_of_groups(
+    context: dg.AssetExecutionContext,
+    config: ClassifierConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per group: a classifier of its landmarks, with TorchScript, metrics and loss curve of a version."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    yield from each_shard(
+        context,
+        None,
+        lambda group: group_classifiers.make_group_classifier(store, group, recipe, context.log.info),
+        "group",
+        store,
+    )
+
+
+@table_asset(
+    GROUP_CALIBRATION,
+    name="group_calibration",
+    group="training",
+    code_version=group_calibration.CODE_VERSION,
+    kinds={"pytorch", "scipy"},
+    deps=["group_classifiers", "training_groups", "image_catalog", "recognition_solution"],
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def calibrated_groups(
+    config: CalibrationConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> dg.MaterializeResult:
+    """One row per held-out image shown to all groups: the calibrated answer, or none, beside the raw maximum."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = group_calibration.make_group_calibration(store, recipe, scores_of_answers)
+    return result_of(made, GROUP_CALIBRATION, store)
+
+
+ASSETS = [embedder, grouped_images, classifiers_of_groups, calibrated_groups]

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from glr_assets.curation.train_manifest import kept_images
 from glr_assets.evaluation.controls import dhash_neighbours, untrained_neighbours
 from glr_assets.evaluation.metrics import Prediction
 from glr_assets.evaluation.score import (
@@ -28,6 +27,7 @@ from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.verification.manifests import kept_images
 
 CODE_VERSION = "1"
 REPORT = "reports/evaluation.json"

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.curation.train_manifest import MANIFESTS, kept_images
 from glr_assets.errors import MissingInputError
 from glr_assets.exports.order import Rows
 from glr_assets.images.reader import ImageReader
@@ -20,6 +19,7 @@ from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import need_receipts
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_parts
+from glr_assets.verification.manifests import MANIFESTS, kept_images
 
 #: What every package is made from, beside its manifest.
 BESIDE: Final = ("image_catalog", "train_attribution", "landmark_labels")
@@ -107,7 +107,7 @@ def manifest_inputs(store: Store, manifest: str) -> dict[str, str]:
 
     Args:
         store: the store.
-        manifest: a key of `curation.train_manifest.MANIFESTS`.
+        manifest: a key of `verification.manifests.MANIFESTS`.
 
     Raises:
         MissingInputError: there is no such set, or one of them has not been made or is damaged.

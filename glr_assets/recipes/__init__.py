@@ -19,7 +19,7 @@ from glr_assets.errors import RecipeError
 
 NAMED_RECIPES = ("small", "full")
 
-ManifestName = Literal["train_manifest", "deduped_manifest"]
+ManifestName = Literal["train_manifest", "deduped_manifest", "cleaned_manifest"]
 ExportOrder = Literal["shuffled", "balanced", "id"]
 
 
@@ -92,6 +92,56 @@ class Dedupe(Section):
         return self
 
 
+class Verification(Section):
+    """Which images show what other images of their landmark show, by the geometry of their local features."""
+
+    manifest: Literal["train_manifest", "deduped_manifest", "stored"] = Field(
+        "train_manifest", description="the set that is cleaned: a curated one, or every stored image of a landmark"
+    )
+    extractor: Literal["rootsift", "delf", "superpoint"] = Field(
+        "rootsift", description="local features: rootsift needs no weights, delf wants TensorFlow, superpoint a GPU"
+    )
+    module: str | None = Field(
+        None, description="URL or folder of DeLF's module, folder or hub id of SuperPoint's weights"
+    )
+    max_features: int = Field(500, ge=50, le=2048, description="strongest features of an image that are kept")
+    min_cosine: float | None = Field(
+        None, ge=0.0, le=1.0, description="descriptors that match have at least this cosine; unset: the extractor's"
+    )
+    residual: float = Field(8.0, gt=0, le=50, description="pixels a matched place may lie from where the model says")
+    geometry: Literal["auto", "oriented", "magsac"] = Field(
+        "auto", description="oriented: by the scale and angle of features, where an extractor tells them; else MAGSAC"
+    )
+    min_class: int = Field(6, ge=2, le=1000, description="landmarks with fewer images are dropped unseen")
+    cap: int = Field(500, ge=2, le=100_000, description="images of a landmark that are compared")
+    keep: int = Field(100, ge=1, le=100_000, description="images a landmark keeps, the best connected")
+    connections: int = Field(
+        10, ge=1, le=1000, description="likely partners of an image that are tried to tell how well it is connected"
+    )
+    min_inliers: int = Field(11, ge=4, le=1000, description="the threshold of inliers is never under this")
+    max_false_rate: float = Field(
+        0.001, gt=0, le=1, description="share of pairs of different landmarks that the threshold may accept"
+    )
+    calibration_pairs: int = Field(20_000, ge=100, le=10_000_000, description="pairs of different landmarks compared")
+    calibrate: bool = Field(True, description="raise the threshold by what pairs of different landmarks reach")
+    refuse_traps: bool = Field(
+        True, description="refuse pairs that agree only in a strip, a border or a layout (watermarks, time stamps)"
+    )
+    exhaustive: bool = Field(False, description="try all pairs of a landmark; the decisions are the same")
+    component: Literal["all", "exact", "largest"] = Field(
+        "all",
+        description="groups of connected images: as the pairs tried tell them; exact, by further pairs; or exact, and "
+        "the largest of a landmark alone stays",
+    )
+    buckets: int = Field(4, ge=1, le=10_000, description="parts that landmarks are verified in, each in memory at once")
+
+    @model_validator(mode="after")
+    def _keeps_what_it_compares(self) -> Verification:
+        if self.keep > self.cap:
+            raise ValueError(f"keep = {self.keep} is more than cap = {self.cap}, the images compared")
+        return self
+
+
 class Training(Section):
     """Which images train, and how many of them are held out."""
 
@@ -129,6 +179,64 @@ class Embedder(Section):
     warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="decoupled weight decay")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
+
+
+class Groups(Section):
+    """Landmarks grouped by their number of images, and the classifier of each group."""
+
+    count: int = Field(11, ge=1, le=1000, description="groups, each a partition with a classifier of its own")
+    smallest: int = Field(6, ge=2, le=10_000, description="landmarks with fewer images are in no group")
+    first: int = Field(10, ge=2, le=10_000, description="images a landmark up to which the first group goes")
+    largest: int = Field(100, ge=2, le=100_000, description="images a landmark that are used; more are left out")
+    bounds: tuple[int, ...] | None = Field(
+        None,
+        strict=False,
+        description="fewest images a landmark of each group; unset: groups of about equally many images",
+    )
+    validation_first: float = Field(0.4, gt=0, le=0.9, description="share of the first group's images held out")
+    validation_last: float = Field(0.2, gt=0, le=0.9, description="share of the last group's; evenly between")
+    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
+    backbone: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-tiny"] = Field(
+        "resnet-50", description="architecture, built with transformers"
+    )
+    image_size: int = Field(224, ge=32, le=1024, description="side in pixels of the square a network sees")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the pooled features dropped while training")
+    augmentation: float = Field(1.0, ge=0, le=1, description="how far training pictures vary, of the embedder's range")
+    outsiders: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="images of other groups that train as none of the group's, as a multiple of its own",
+    )
+    epochs: int = Field(30, ge=1, le=1000, description="passes over a group's training images")
+    batch_size: int = Field(64, ge=2, le=8192, description="images a step")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of the one-cycle schedule")
+    warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(1e-2, ge=0, le=1, description="decoupled weight decay")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
+    calibrating: int = Field(
+        20_000,
+        ge=1,
+        le=10_000_000,
+        description="held-out images that every group's model sees, at most, and as many to report",
+    )
+    min_probability: float = Field(
+        0.5, ge=0, le=1, description="an answer less probable is rejected: the image is of no group's landmark"
+    )
+
+    @model_validator(mode="after")
+    def _sizes_rise(self) -> Groups:
+        if not self.smallest <= self.first <= self.largest:
+            raise ValueError(
+                f"smallest = {self.smallest}, first = {self.first}, largest = {self.largest}, expected in rising order"
+            )
+        if self.bounds is None:
+            return self
+        if len(self.bounds) != self.count or list(self.bounds) != sorted(set(self.bounds)):
+            raise ValueError(f"bounds = {list(self.bounds)}, expected {self.count} rising numbers, one a group (count)")
+        if not self.smallest <= self.bounds[0] <= self.bounds[-1] <= self.largest:
+            raise ValueError(f"bounds = {list(self.bounds)}, expected from smallest to largest")
+        return self
 
 
 class Retrieval(Section):
@@ -171,8 +279,10 @@ class Recipe(Section):
     images: Images = Images()
     fill: Fill = Fill()
     dedupe: Dedupe = Dedupe()
+    verification: Verification = Verification()
     training: Training = Training()
     embedder: Embedder = Embedder()
+    groups: Groups = Groups()
     retrieval: Retrieval = Retrieval()
     evaluation: Evaluation = Evaluation()
     exports: Exports = Exports()

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.curation.train_manifest import kept_images
 from glr_assets.errors import MissingInputError
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Retrieval
@@ -20,6 +19,7 @@ from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.verification.manifests import kept_images
 
 CODE_VERSION = "1"
 

@@ -97,7 +97,7 @@ class EmbeddingNetwork(nn.Module):
 
 def architecture(recipe: Embedder) -> EmbeddingNetwork:
     """The network of a recipe, its parameters drawn from torch's generator as it stands."""
-    return _network(_random_backbone(recipe.backbone), recipe)
+    return _network(random_backbone(recipe.backbone), recipe)
 
 
 def untrained(recipe: Embedder, seed: int) -> EmbeddingNetwork:
@@ -115,13 +115,14 @@ def initial(recipe: Embedder, seed: int) -> EmbeddingNetwork:
     """
     if recipe.weights is None:
         return untrained(recipe, seed).train()
-    backbone = _pretrained(recipe.weights, recipe.backbone)
+    backbone = pretrained_backbone(recipe.weights, recipe.backbone, "embedder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _network(backbone, recipe).train()
 
 
-def _random_backbone(name: str) -> ResNetModel:
+def random_backbone(name: str) -> ResNetModel:
+    """The backbone of that name, its parameters drawn from torch's generator as it stands."""
     with quiet_transformers():
         return ResNetModel(ResNetConfig(**BACKBONES[name]))
 
@@ -130,10 +131,19 @@ def _network(backbone: ResNetModel, recipe: Embedder) -> EmbeddingNetwork:
     return EmbeddingNetwork(backbone, stages=recipe.stages, dimensions=recipe.dimensions, gem_power=recipe.gem_power)
 
 
-def _pretrained(weights: str, name: str) -> ResNetModel:
-    """A backbone in transformers' own format, from a folder or the hub."""
+def pretrained_backbone(weights: str, name: str, section: str) -> ResNetModel:
+    """A backbone in transformers' own format, from a folder or the hub.
+
+    Args:
+        weights: the folder or hub id.
+        name: a key of `BACKBONES`.
+        section: the recipe's table that asks for them.
+
+    Raises:
+        EmbedderError: the weights cannot be had, or are not of that backbone.
+    """
     expected = BACKBONES[name]
-    where = f"[embedder] weights = {weights!r}"
+    where = f"[{section}] weights = {weights!r}"
     try:
         folder = Path(weights)
         if folder.is_dir() and not (folder / "config.json").is_file():
@@ -154,7 +164,7 @@ def _pretrained(weights: str, name: str) -> ResNetModel:
     if loaded is None:
         raise EmbedderError(
             f"{where}: expected a {name} {expected}, found {config.model_type} {found}; "
-            "set [embedder] backbone to match"
+            f"set [{section}] backbone to match"
         )
     backbone, report = loaded
     if report["missing_keys"]:

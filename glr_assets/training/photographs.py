@@ -156,6 +156,18 @@ class Augmentation:
     erase: float = 0.3
     """share of pictures with a rectangle of 1/8 to 1/2 of each side blanked (Zhong et al. 2020)"""
 
+    def scaled(self, strength: float) -> Augmentation:
+        """Every range times `strength`; 0 leaves the picture whole but for mirroring."""
+        return Augmentation(
+            area=1 - strength * (1 - self.area),
+            aspect=self.aspect**strength,
+            perspective=strength * self.perspective,
+            degrees=strength * self.degrees,
+            colour=strength * self.colour,
+            grey=strength * self.grey,
+            erase=strength * self.erase,
+        )
+
 
 def augmented(pixels: Pixels, size: int, random: np.random.Generator, how: Augmentation | None = None) -> Pixels:
     """A random variation of a picture, RGB uint8 [size, size, 3]; the same generator state gives the same."""

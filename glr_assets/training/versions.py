@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glr_assets.curation.train_manifest import kept_images
 from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.images.reader import ImageReader
-from glr_assets.plots import curves
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Embedder, Execution, Recipe
 from glr_assets.store import Store
+from glr_assets.training.kept import CHECKPOINT_NAME, CURVES_NAME, StoredCheckpoint, epoch_teller, learning_curves
+from glr_assets.verification.manifests import kept_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,35 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from glr_assets.training.fitting import EpochReport, Fitted
+    from glr_assets.training.fitting import Fitted
     from glr_assets.training.photographs import TrainingSet
+    from glr_assets.training.trainer import EpochReport
 
 CODE_VERSION = "1"
-CHECKPOINT_NAME = "checkpoint.ckpt"
 HISTORY_NAME = "history.json"
-CURVES_NAME = "curves.png"
-
-
-class StoredCheckpoint:
-    """A training's state in the store, so that another machine can go on with it."""
-
-    def __init__(self, store: Store, name: str, scratch: Path) -> None:
-        self.store, self.name, self.scratch = store, name, scratch
-
-    def save(self, path: Path) -> None:
-        """Keep the file at `path` as the latest state, and delete it."""
-        self.store.write(self.name, path.read_bytes())
-        path.unlink()
-
-    def load(self) -> Path | None:
-        """A local copy of the latest state, or None."""
-        try:
-            data = self.store.read(self.name)
-        except FileNotFoundError:
-            return None
-        local = self.scratch / CHECKPOINT_NAME
-        local.write_bytes(data)
-        return local
 
 
 def make_embedder(store: Store, recipe: Recipe, told: Callable[[str], None]) -> Made:
@@ -118,7 +95,7 @@ def _build(
     else:
         fitted = _fitted(store, folder, training, validation, recipe, inputs, told)
         module, history = fitted.network, fitted.history
-        writer.write(f"{folder}/{CURVES_NAME}", _curves(history))
+        writer.write(f"{folder}/{CURVES_NAME}", learning_curves(history))
         watched = [report.validation_top1 for report in history if report.validation_top1 is not None]
         summary |= {
             "epochs": len(history),
@@ -163,12 +140,6 @@ def _fitted(
 ) -> Fitted:
     from glr_assets.training.fitting import fit
 
-    def progress(report: EpochReport) -> None:
-        watched = "" if report.validation_top1 is None else f", validation top-1 {report.validation_top1:.3f}"
-        told(
-            f"epoch {report.epoch} of {recipe.embedder.epochs}: loss {report.loss:.4f}{watched}, {report.seconds:.1f} s"
-        )
-
     with tempfile.TemporaryDirectory(prefix="glr-training-") as scratch:
         return fit(
             training,
@@ -178,17 +149,9 @@ def _fitted(
             device=recipe.execution.device,
             workers=recipe.execution.threads,
             keeper=StoredCheckpoint(store, f"{folder}/{CHECKPOINT_NAME}", Path(scratch)),
-            progress=progress,
+            progress=epoch_teller(told),
             data_version=digest_of(inputs),
         )
-
-
-def _curves(history: tuple[EpochReport, ...]) -> bytes:
-    series = {"training loss": [report.loss for report in history]}
-    watched = [report.validation_top1 for report in history]
-    if any(value is not None for value in watched):
-        series["validation top-1"] = [float("nan") if value is None else value for value in watched]
-    return curves(series, "epoch", "loss; share right")
 
 
 def _outside_files(recipe: Embedder) -> dict[str, str]:

@@ -10,14 +10,16 @@ import pytest
 
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shards import sync_shards
+from glr_assets.defs.shards import sync_counted_parts, sync_shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
 
 
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
-    return write_recipe(folder / "quick.toml", write_pooling_embedder(folder / "grid.pt"))
+    # So few images have too few pairs of different landmarks for a smaller share.
+    rate = {"max_false_rate": 0.05}
+    return write_recipe(folder / "quick.toml", write_pooling_embedder(folder / "grid.pt"), verification=rate)
 
 
 @pytest.fixture
@@ -29,6 +31,7 @@ def platform(bucket: str, tmp_path: Path, recipe_file: Path) -> Platform:
 def instance(platform: Platform) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as opened:
         sync_shards(opened, platform.open_source())
+        sync_counted_parts(opened, platform.load_recipe())
         yield opened
 
 
@@ -96,6 +99,14 @@ class Runner:
             "image_ledger",
         )
         assert self(*names).success
+
+    def verified(self) -> None:
+        self.curated()
+        assert self("local_features", shards=self.range_of("train")).success
+        assert self("verification_calibration").success
+        keys = self.instance.get_dynamic_partitions("class_buckets")
+        assert self("verified_pairs", shards=(keys[0], keys[-1])).success
+        assert self("cleaned_manifest", "image_ledger").success
 
     def range_of(self, split: str) -> tuple[str, str]:
         keys = self.instance.get_dynamic_partitions(f"{split}_shards")

@@ -11,14 +11,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from glr_assets.curation.schemas import IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
+from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.build import TABLES
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
 from glr_assets.receipts import receipt_path
 from glr_assets.tables import Table, read_table
+from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
 from glr_assets_tests.assets.conftest import Runner
 
 BY_NAME = {key.name: definition for definition in CHECKS for key in definition.check_keys if key.name != "drift"}
@@ -47,12 +49,44 @@ def curated(run: Runner, platform: Platform) -> Platform:
     return platform
 
 
-def test_every_check_passes_on_a_whole_lineage(curated: Platform) -> None:
+@pytest.fixture
+def verified(run: Runner, platform: Platform) -> Platform:
+    run.verified()
+    return platform
+
+
+def test_every_check_passes_on_a_whole_lineage(verified: Platform) -> None:
     for name, check in BY_NAME.items():
-        assert evaluated(check, curated).passed, name
+        assert evaluated(check, verified).passed, name
     for asset, table in TABLES.items():
-        if table.path.startswith(("metadata/", "manifests/")) and asset != "fill_potential":
-            assert evaluated(schema_check(asset, table), curated).passed, asset
+        made = table.path.startswith(("metadata/", "manifests/", "verification/"))
+        if made and asset not in {"fill_potential", "training_groups", "group_calibration"}:
+            assert evaluated(schema_check(asset, table), verified).passed, asset
+
+
+def test_a_cleaned_set_that_breaks_its_rules_fails(verified: Platform) -> None:
+    sound = read_table(verified.open_store(), CLEANED_MANIFEST)
+    kept = with_column(sound, "decision", pa.array(["kept"] * sound.num_rows))
+    rewrite(verified, CLEANED_MANIFEST, lambda data: data.slice(1))
+    assert not evaluated(BY_NAME["all_decided"], verified).passed
+    strange = pa.array([f"stranger{number}" for number in range(sound.num_rows)])
+    rewrite(verified, CLEANED_MANIFEST, lambda _: with_column(sound, "id", strange))
+    assert not evaluated(BY_NAME["all_decided"], verified).passed
+    rewrite(verified, CLEANED_MANIFEST, lambda _: with_column(kept, "inliers", pa.nulls(sound.num_rows, pa.int32())))
+    assert not evaluated(BY_NAME["kept_have_partners"], verified).passed
+    enough = pa.array([10**6] * sound.num_rows, pa.int32())
+    rewrite(verified, CLEANED_MANIFEST, lambda _: with_column(kept, "inliers", enough))
+    assert evaluated(BY_NAME["kept_have_partners"], verified).passed
+
+
+def test_a_calibration_that_is_wrong_too_often_or_tells_too_little_warns(verified: Platform) -> None:
+    sound = read_table(verified.open_store(), VERIFICATION_CALIBRATION)
+    for name, value in (("accepted", 1000), ("pairs", 1)):
+        wrong = pa.array([value] * sound.num_rows, pa.int64())
+        rewrite(verified, VERIFICATION_CALIBRATION, lambda _, name=name, wrong=wrong: with_column(sound, name, wrong))
+        result = evaluated(BY_NAME["seldom_wrong"], verified)
+        assert not result.passed
+        assert result.severity == dg.AssetCheckSeverity.WARN
 
 
 def test_schema_fails_on_a_repeated_id_and_on_a_lost_column(curated: Platform) -> None:

@@ -7,7 +7,7 @@ import pytest
 from glr_assets.definitions import defs
 from glr_assets.defs.build import ASSETS, TABLES, build_definitions
 from glr_assets.defs.conventions import GPU_POOL
-from glr_assets.defs.shards import SHARD_BACKFILL
+from glr_assets.defs.shards import GROUP_BACKFILL, SHARD_BACKFILL
 
 CONTRACT = {
     "metadata": {
@@ -31,7 +31,8 @@ CONTRACT = {
         "train_manifest",
         "image_ledger",
     },
-    "training": {"embedder"},
+    "verification": {"local_features", "verification_calibration", "verified_pairs", "cleaned_manifest"},
+    "training": {"embedder", "training_groups", "group_classifiers", "group_calibration"},
     "retrieval": {
         "train_embeddings",
         "index_embeddings",
@@ -69,7 +70,7 @@ def test_every_asset_says_what_it_is_who_owns_it_and_of_which_code(specs: dict[s
 
 
 def test_every_table_shows_its_columns_with_descriptions(specs: dict[str, dg.AssetSpec]) -> None:
-    sharded = {"train_images", "index_images", "test_images"} | {
+    sharded = {"train_images", "index_images", "test_images", "local_features", "verified_pairs"} | {
         f"{split}_embeddings" for split in ("train", "index", "test")
     }
     for name in sharded | TABLES.keys():
@@ -81,12 +82,15 @@ def test_every_table_shows_its_columns_with_descriptions(specs: dict[str, dg.Ass
 def test_sharded_assets_share_one_backfill_policy() -> None:
     for asset in ASSETS:
         if asset.partitions_def is not None:
-            assert asset.backfill_policy == SHARD_BACKFILL
+            of_groups = asset.key == dg.AssetKey("group_classifiers")
+            assert asset.backfill_policy == (GROUP_BACKFILL if of_groups else SHARD_BACKFILL)
     assert SHARD_BACKFILL.max_partitions_per_run == 25
+    assert GROUP_BACKFILL.max_partitions_per_run == 1
 
 
 def test_gpu_work_carries_the_pool_and_the_tags_of_a_cluster() -> None:
-    gpu = {"embedder", "train_embeddings", "index_embeddings", "test_embeddings"}
+    gpu = {"local_features", "embedder", "group_classifiers", "group_calibration"}
+    gpu |= {"train_embeddings", "index_embeddings", "test_embeddings"}
     for asset in ASSETS:
         expected = GPU_POOL if asset.key.to_user_string() in gpu else None
         assert asset.op.pool == expected

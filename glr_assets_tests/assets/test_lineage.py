@@ -16,9 +16,10 @@ from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import contiguous
 from glr_assets.receipts import Receipt
 from glr_assets.settings import Settings
+from glr_assets.verification.manifests import MANIFESTS
 
-#: The recipe chooses between the two manifests, so both are dependencies and one is an input.
-CHOSEN_BY_RECIPE = {"train_manifest", "deduped_manifest"}
+#: The recipe chooses between the curated sets, so all are dependencies and one is an input.
+CHOSEN_BY_RECIPE = set(MANIFESTS)
 
 
 def test_inputs_are_dependencies_and_dependencies_inputs(

@@ -22,82 +22,43 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from glr_assets.images.catalog import make_image_catalog, receipt_name, reconcile, shard_receipts
+from glr_assets.images.catalog import make_image_catalog, reconcile, shard_receipts
 from glr_assets.images.reader import ImageReader
-from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, STORED_TAR
-from glr_assets.receipts import Summary, Writer, make
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.source import BucketSource
 from glr_assets.source.base import Split
-from glr_assets.source.layout import SPLITS, TABLE_PATHS, shard_path
+from glr_assets.source.layout import SPLITS, TABLE_PATHS
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets_tests.benchmarks.full_size import hexadecimal
+from glr_assets_tests.benchmarks.full_store import (
+    MEMBERS,
+    SKIPPED,
+    STORED,
+    Members,
+    index_rows,
+    leave_shard,
+    list_shard,
+)
 
-MEMBERS: Mapping[Split, int] = {"train": 8_266, "index": 7_618, "test": 5_879}
 SHARDS: Mapping[Split, int] = {"train": 500, "index": 100, "test": 20}
 SHARE_STORED: Mapping[Split, float] = {"train": 0.3824, "index": 1.0, "test": 1.0}
-MEAN_SOURCE_BYTES, MEAN_STORED_BYTES = 112_000, 33_000
-
-
-def strings(rows: np.ndarray) -> pa.Array:
-    """A uint8 array [n, width] as n strings of that width."""
-    count, width = rows.shape
-    offsets = np.arange(count + 1, dtype=np.int32) * width
-    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows)))
 
 
 def index_of(split: Split, shard: int) -> pa.Table:
     """One shard's index, invented from its number."""
     count = MEMBERS[split]
     random = np.random.default_rng([SPLITS.index(split), shard])
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[random.integers(0, 16, (count, 16))]
+    ids = random.integers(0, 2**64, count, np.uint64)
     if shard:
         # Some ids of the first shard stand in later ones again.
-        first = np.random.default_rng([SPLITS.index(split), 0]).integers(0, 16, (count, 16))
+        first = np.random.default_rng([SPLITS.index(split), 0]).integers(0, 2**64, count, np.uint64)
         again = random.random(count) < 1e-4
-        digits[again] = np.frombuffer(b"0123456789abcdef", np.uint8)[first[again]]
-    slash, suffix = np.full((count, 1), ord("/"), np.uint8), np.tile(np.frombuffer(b".jpg", np.uint8), (count, 1))
-    name = [digits[:, :1], slash, digits[:, 1:2], slash, digits[:, 2:3], slash, digits, suffix]
-    source_size = random.gamma(4, MEAN_SOURCE_BYTES / 4, count).astype(np.int64) + 1000
-    stored = random.random(count) < SHARE_STORED[split]
-    stored_size = np.where(stored, random.gamma(4, MEAN_STORED_BYTES / 4, count).astype(np.int64) + 1000, 0)
-    absent = ~stored
-    wide, high = random.integers(600, 801, count), random.integers(500, 601, count)
-
-    def where_stored(values: np.ndarray | str, kind: pa.DataType) -> pa.Array:
-        if isinstance(values, str):
-            values = np.full(count, values, object)
-        return pa.array(values, kind, mask=absent)
-
-    columns = {
-        "id": strings(digits),
-        "landmark_id": pa.array(random.integers(0, 203_094, count), mask=np.full(count, split != "train")),
-        "status": pa.array(np.where(stored, "stored", "skipped")),
-        "reason": pa.array(np.where(stored, "", "not wanted by the plan")),
-        "member": strings(np.concatenate(name, axis=1)),
-        "kind": pa.repeat("file", count),
-        "source_path": pa.repeat(shard_path(split, f"{shard:03d}"), count),
-        "source_offset": pa.array(_offsets(source_size)),
-        "source_size": pa.array(source_size),
-        "source_xxh3": pa.array(random.integers(0, 2**64, count, np.uint64)),
-        "source_format": where_stored("JPEG", pa.string()),
-        "source_width": where_stored(wide, pa.int32()),
-        "source_height": where_stored(high, pa.int32()),
-        "stored_offset": where_stored(_offsets(stored_size), pa.int64()),
-        "stored_size": where_stored(stored_size, pa.int64()),
-        "stored_xxh3": where_stored(random.integers(0, 2**64, count, np.uint64), pa.uint64()),
-        "pixel_path": where_stored("planes-1", pa.string()),
-        "width": where_stored(wide * 384 // high, pa.int32()),
-        "height": where_stored(np.full(count, 384), pa.int32()),
-        "dhash": where_stored(random.integers(0, 2**64, count, np.uint64), pa.uint64()),
-        "dhash_path": where_stored("luma-1", pa.string()),
-    }
-    return pa.table(columns).select(IMAGE_INDEX.schema.names).cast(IMAGE_INDEX.schema)
-
-
-def _offsets(sizes: np.ndarray) -> np.ndarray:
-    """Where members of these sizes begin in a TAR: a header of 512 bytes before each, padded to 512; none of 0."""
-    blocks = np.where(sizes > 0, 512 + (sizes + 511) // 512 * 512, 0)
-    return np.concatenate([[0], np.cumsum(blocks)[:-1]]) + 512
+        ids[again] = first[again]
+    status = np.where(random.random(count) < SHARE_STORED[split], STORED, SKIPPED).astype(np.int8)
+    landmarks = random.integers(0, 203_094, count) if split == "train" else None
+    held = Members(split, hexadecimal(ids), landmarks, status, random.integers(0, 2**64, count, np.uint64))
+    return index_rows(held, f"{shard:03d}", random)
 
 
 def build_indexes(bucket: Path, store: Store, shards: Mapping[Split, int]) -> dict[str, float]:
@@ -106,24 +67,13 @@ def build_indexes(bucket: Path, store: Store, shards: Mapping[Split, int]) -> di
     (bucket / TABLE_PATHS["train"]).write_text("id,url,landmark_id\n")
     rows = 0
     for split, count in shards.items():
-        (bucket / split).mkdir()
         for number in range(count):
             key = f"{number:03d}"
-            (bucket / shard_path(split, key)).touch()
+            list_shard(bucket, split, key)
             index = index_of(split, number)
             rows += index.num_rows
-            _leave(store, split, key, index)
+            leave_shard(store, split, key, index)
     return {"rows": rows}
-
-
-def _leave(store: Store, split: Split, key: str, index: pa.Table) -> None:
-    def build(writer: Writer) -> Summary:
-        writer.write(STORED_TAR.format(split=split, shard=key), bytes(1024))
-        writer.table(IMAGE_INDEX, index, split=split, shard=key)
-        stored = index.num_rows - index["stored_size"].null_count
-        return {"seen": index.num_rows, "stored": stored, "skipped": index.num_rows - stored, "failed": 0}
-
-    make(store, receipt_name(split, key), inputs={}, parameters={}, code_version="0", build=build)
 
 
 def read_indexes(bucket: Path, store: Store, shards: Mapping[Split, int]) -> dict[str, float]:

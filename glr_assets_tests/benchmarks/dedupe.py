@@ -1,15 +1,14 @@
 """Near-duplicates and diverse subsets: speed beside the earlier system, full size, precision and recall on photographs.
 
 - The images of one class (n = 1000): all pairs and the selection as the earlier system does them (001: imagehash
-  objects, a dict of pairs, sorted), in the same process; `np.bitwise_count` of all pairs and faiss' binary range
-  search, which stands for the search of other tools (imagededup needs 5.1 s for 5,000 images, faiss 8.5 ms).
-- All classes of GLDv2 at its published sizes, with invented hashes, through the functions of the assets: each step in a
-  process of its own, from Parquet to Parquet, without galleries. The hashes are difference hashes of random smooth
-  luma, which agree as often as those of photographs do; near-duplicates, blank images, label conflicts and leaks are
-  planted.
+  objects, a dict of pairs, sorted), `np.bitwise_count` of all pairs, imagededup and faiss' binary range search.
+- Every near-duplicate among 5,000 hashes: imagededup, faiss and ours, which must find the same pairs.
+- All classes of GLDv2 at its published sizes, with the hashes of `full_store`, through the functions of the assets:
+  each step in a process of its own, from Parquet to Parquet, without galleries.
 - Precision and recall by distance on the photographs beside the checkout, and the least distance of each method's set.
 
 Prints Markdown with the targets: `python -m glr_assets_tests.benchmarks.dedupe`, or with `--scale 0.01` a hundredth.
+imagededup is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from glr_assets.curation.diversity import chosen, extreme_rows, farthest_pairs
 from glr_assets.curation.fates import asked, fates, stored_images
 from glr_assets.curation.fill import fill, shortfall
 from glr_assets.curation.leaks import OTHERS, label_conflicts, train_leaks
-from glr_assets.curation.near_duplicates import leaders
+from glr_assets.curation.near_duplicates import leaders, near_others
 from glr_assets.curation.schemas import (
     DEDUPED_MANIFEST,
     FILL_SHORTFALL,
@@ -44,21 +43,30 @@ from glr_assets.curation.schemas import (
     decision_counts,
 )
 from glr_assets.images.pixels import Refused, downsize
-from glr_assets.images.schemas import IMAGE_CATALOG
-from glr_assets.metadata.schemas import COMPETITION_TRAIN
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN
-from glr_assets.recipes import Dedupe, Fill, Images
+from glr_assets.recipes import Dedupe, Images
 from glr_assets.store import Store
-from glr_assets.tables import Table, TableWriter, read_table, write_table
-from glr_assets_tests.benchmarks.full_size import GLDV2, Size, index_ids, query_ids, train_images
-from glr_assets_tests.benchmarks.measure import PHOTOS, in_a_process, machine, markdown, peak_megabytes, verdict
+from glr_assets.tables import read_table, write_table
+from glr_assets_tests.benchmarks import imagededup_search
+from glr_assets_tests.benchmarks.full_size import GLDV2
+from glr_assets_tests.benchmarks.full_store import FILL, Hashes, smooth_hashes, with_near_duplicates, write_store
+from glr_assets_tests.benchmarks.measure import (
+    PHOTOS,
+    cpu_seconds,
+    in_a_process,
+    machine,
+    markdown,
+    peak_megabytes,
+    verdict,
+)
 
 MODULE = "glr_assets_tests.benchmarks.dedupe"
-DEDUPE, FILL = Dedupe(), Fill()
+DEDUPE = Dedupe()
 CLASS_SIZE = 1000
-SHARD = 8_266
+COMPARED = 5000
 TIMES_THE_SEED, SECONDS_OF_DEDUPE = 500, 60
 MAX_DISTANCE = 12
+Pairs = npt.NDArray[np.int64]
 #: Photographs of the folder `near_duplicates` by what they were made from; all others are their own.
 ORIGINALS = (
     (r"near_duplicates/skyscraper_aug/.*/(IMG_\d+)", "{}"),
@@ -72,124 +80,6 @@ SEEN_TO_BE_THE_SAME = (
     ("landmarks/christ_the_reedemer/3b93d7cbed.jpg", "landmarks/christ_the_reedemer/6817e8faae.jpg"),
     ("landmarks/statue_of_liberty/45edf2da4a.jpg", "landmarks/statue_of_liberty/9bd5d54851.jpg"),
 )
-
-Hashes = npt.NDArray[np.uint64]
-
-
-def smooth_hashes(count: int, seed: int) -> Hashes:
-    """Difference hashes of 9x8 luma that is smooth and has some detail, as photographs are."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:8, 0:9] / 8.0
-    waves = [np.cos(np.pi * (u * x + v * y)) / (1 + u + v) for u in range(5) for v in range(5) if u + v]
-    basis = np.stack(waves).reshape(len(waves), -1).astype(np.float32)
-    found = np.empty(count, np.uint64)
-    for start in range(0, count, 2**17):
-        part = slice(start, min(start + 2**17, count))
-        rows = part.stop - start
-        luma = random.standard_normal((rows, len(waves)), np.float32) @ basis
-        luma = (luma + 0.25 * random.standard_normal((rows, 72), np.float32)).reshape(rows, 8, 9)
-        found[part] = np.packbits(luma[:, :, 1:] > luma[:, :, :-1]).view(">u8")
-    return found
-
-
-def flipped(hashes: Hashes, most: int, random: np.random.Generator) -> Hashes:
-    """The hashes with up to `most` bits turned over."""
-    for _ in range(most):
-        turned = np.uint64(1) << random.integers(0, 64, len(hashes)).astype(np.uint64)
-        hashes = np.where(random.random(len(hashes)) < 0.6, hashes ^ turned, hashes)
-    return hashes
-
-
-def write_store(store: Store, size: Size) -> None:
-    """The tables that curation reads, of invented images."""
-    random = np.random.default_rng(0)
-    train = train_images(size)
-    plan = _plan(train.landmark_ids, train.competition)
-    stored = train.competition.copy()
-    stored[plan["row"]] = True
-    stored &= random.random(size.train) > 1e-3
-    hashes = smooth_hashes(size.train, 1)
-    # Of a class every twelfth image is a few bits from its neighbour; some are of another class, some blank.
-    by_class = np.flatnonzero(stored)[np.argsort(train.landmark[stored], kind="stable")]
-    copies = np.flatnonzero(random.random(len(by_class) - 1) < 1 / 12)
-    hashes[by_class[copies + 1]] = flipped(hashes[by_class[copies]], 3, random)
-    strays = random.choice(by_class, (2, len(by_class) // 2000), replace=False)
-    hashes[strays[0]] = flipped(hashes[strays[1]], 3, random)
-    hashes[random.choice(by_class, len(by_class) // 500)] = 0
-    _write(store, COMPETITION_TRAIN, {"id": train.ids, "landmark_id": train.landmark_ids}, train.competition)
-    in_competition = np.bincount(train.landmark[train.competition], minlength=size.landmarks)
-    counts = {"landmark_id": train.classes.landmark_ids, "train_images": train.classes.images}
-    counts |= {"competition_images": in_competition, "extra_images": train.classes.images - in_competition}
-    _write(store, CLASS_COUNTS, counts)
-    _write(store, FILL_PLAN, {"id": train.ids.take(pa.array(plan["row"])), **{n: plan[n] for n in plan if n != "row"}})
-    of_split = {
-        "index": (index_ids(size), smooth_hashes(size.index, 2)),
-        "test": (query_ids(size), smooth_hashes(size.test, 3)),
-    }
-    for _, others in of_split.values():
-        leaking = random.choice(len(others), len(others) // 100, replace=False)
-        others[leaking] = flipped(hashes[random.choice(by_class, len(leaking))], 3, random)
-    with store.writing(IMAGE_CATALOG.path) as file, TableWriter(IMAGE_CATALOG, file) as catalog:
-        for split, (ids, values) in of_split.items():
-            _append(catalog, split, ids, None, np.ones(len(ids), bool), values, random)
-        _append(catalog, "train", train.ids, train.landmark_ids, stored, hashes, random)
-
-
-def _plan(landmarks: npt.NDArray[np.int64], competition: npt.NDArray[np.bool_]) -> dict[str, np.ndarray]:
-    """A fill plan in the order of rows: `row, landmark_id, rank, role`."""
-    order = np.lexsort((~competition, landmarks))
-    starts = np.flatnonzero(np.r_[True, np.diff(landmarks[order]) > 0])
-    sizes = np.diff(np.r_[starts, len(order)])
-    have = np.add.reduceat(competition[order], starts, dtype=np.int64)
-    rank = np.arange(len(order)) - np.repeat(starts + have, sizes)
-    need = np.repeat(np.where(have > 0, np.maximum(FILL.threshold - have, 0), 0), sizes)
-    planned = (rank >= 0) & (need > 0) & (rank < need + FILL.reserves)
-    role = np.where(rank < need, "extra", "reserve")[planned]
-    return {"row": order[planned], "landmark_id": landmarks[order][planned], "rank": rank[planned], "role": role}
-
-
-def _write(
-    store: Store, table: Table, columns: Mapping[str, object], rows: npt.NDArray[np.bool_] | None = None
-) -> None:
-    data = pa.table({name: pa.array(values) for name, values in columns.items()})
-    data = data if rows is None else data.filter(pa.array(rows))
-    with store.writing(table.path) as file:
-        write_table(table, data.select(table.schema.names).cast(table.schema), file)
-
-
-def _append(
-    catalog: TableWriter,
-    split: str,
-    ids: pa.Array,
-    landmarks: npt.NDArray[np.int64] | None,
-    stored: npt.NDArray[np.bool_],
-    hashes: Hashes,
-    random: np.random.Generator,
-) -> None:
-    for number, start in enumerate(range(0, len(ids), SHARD)):
-        part = slice(start, min(start + SHARD, len(ids)))
-        count = part.stop - start
-        absent = ~stored[part]
-        values = {
-            "split": pa.repeat(pa.scalar(split), count),
-            "shard": pa.repeat(pa.scalar(f"{number:03d}"), count),
-            "id": ids[part],
-            "landmark_id": pa.nulls(count, pa.int64()) if landmarks is None else pa.array(landmarks[part]),
-            "status": pa.array(np.where(absent, "skipped", "stored")),
-            "reason": pa.array(np.where(absent, "not wanted by the plan", "")),
-            "member": ids[part],
-            "kind": pa.repeat(pa.scalar("file"), count),
-            "source_path": pa.repeat(pa.scalar(f"{split}/images_{number:03d}.tar"), count),
-            "source_offset": pa.array(np.arange(count) * 112_000),
-            "source_size": pa.repeat(pa.scalar(112_000), count),
-            "source_xxh3": pa.array(random.integers(1, 2**63, count).astype(np.uint64)),
-            "source_width": pa.array(random.integers(600, 801, count), pa.int32(), mask=absent),
-            "source_height": pa.array(random.integers(500, 601, count), pa.int32(), mask=absent),
-            "sharpness": pa.array(random.gamma(2, 400, count), pa.float32(), mask=absent),
-            "dhash": pa.array(hashes[part], mask=absent),
-        }
-        blank = {field.name: pa.nulls(count, field.type) for field in IMAGE_CATALOG.schema}
-        catalog.append(pa.table(blank | values).select(IMAGE_CATALOG.schema.names).cast(IMAGE_CATALOG.schema))
 
 
 def run_dedupe(store: Store) -> dict[str, float]:
@@ -284,20 +174,11 @@ def seed_selection(pairs: list[tuple[str, int]], keep: int) -> set[str]:
 
 def class_ways(hashes: Hashes) -> dict[str, Callable[[], object]]:
     """Ways to compare and select the images of one class, by name; the seed's first."""
-    import faiss
-
     starts, draw = np.array([0, len(hashes)]), np.arange(len(hashes))
-    codes = np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
-
-    def by_faiss() -> object:
-        index = faiss.IndexBinaryFlat(64)
-        index.add(codes)
-        return index.range_search(codes, DEDUPE.near_duplicate_bits + 1)
-
     return {
         "seed: all pairs and selection": lambda: seed_selection(seed_pairs(hashes), DEDUPE.keep),
+        **pair_ways(hashes, DEDUPE.near_duplicate_bits),
         "np.bitwise_count: all pairs": lambda: np.bitwise_count(hashes[:, None] ^ hashes[None, :]),
-        "faiss: binary range search, near-duplicates": by_faiss,
         "ours: near-duplicates collapsed": lambda: leaders(hashes, starts, DEDUPE.near_duplicate_bits),
         "ours: closest and farthest pair": lambda: extreme_rows(hashes, starts),
         "ours: the earlier method": lambda: farthest_pairs(hashes, starts, DEDUPE.keep),
@@ -305,20 +186,71 @@ def class_ways(hashes: Hashes) -> dict[str, Callable[[], object]]:
     }
 
 
-def one_class() -> dict[str, float]:
-    """Median CPU milliseconds of each way at n = 1000; of the seed's, which is slow, of three."""
-    hashes = smooth_hashes(CLASS_SIZE, 7)
+def pair_ways(hashes: Hashes, bits: int) -> dict[str, Callable[[], Pairs]]:
+    """Ways to find every pair of hashes at most `bits` apart, by name: each gives the pairs, the lower row first."""
+    import faiss
+
+    def by_faiss() -> Pairs:
+        codes = np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
+        index = faiss.IndexBinaryFlat(64)
+        index.add(codes)
+        limits, _, other = index.range_search(codes, bits + 1)
+        return in_order(np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64))), other)
+
+    def ours() -> Pairs:
+        found = near_others(hashes, np.arange(len(hashes)), bits)
+        return in_order(found.row, found.other)
+
+    def by_imagededup(method: str) -> Callable[[], Pairs]:
+        return lambda: in_order(*imagededup_search.near_duplicates(hashes, bits, method))
+
+    theirs = imagededup_search.METHODS if imagededup_search.installed() else {}
+    return {
+        **{f"imagededup: find_duplicates, {name}": by_imagededup(method) for name, method in theirs.items()},
+        "faiss: binary range search": by_faiss,
+        "ours: every near-duplicate": ours,
+    }
+
+
+def in_order(row: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> Pairs:
+    """Each pair that either row names, once and in order: int64 [pairs, 2]."""
+    return np.unique(np.stack([row, other], axis=1)[row < other].astype(np.int64), axis=0)
+
+
+def times_of(ways: Mapping[str, Callable[[], object]], slow: Callable[[str], bool]) -> dict[str, float]:
+    """Median CPU milliseconds of each way, its processes' included: of 30 times, of three where it is slow."""
     found = {}
-    for name, way in class_ways(hashes).items():
-        times = []
-        if not name.startswith("seed"):
+    for name, way in ways.items():
+        if not slow(name):
             way()  # compiled
-        for _ in range(3 if name.startswith("seed") else 30):
-            began = time.process_time()
+        times = []
+        for _ in range(3 if slow(name) else 30):
+            began = cpu_seconds()
             way()
-            times.append(1e3 * (time.process_time() - began))
+            times.append(1e3 * (cpu_seconds() - began))
         found[name] = median(times)
     return found
+
+
+def one_class() -> dict[str, float]:
+    """Median CPU milliseconds of each way at n = 1000."""
+    return times_of(class_ways(smooth_hashes(CLASS_SIZE, 7)), lambda name: name.startswith(("seed", "imagededup")))
+
+
+def all_pairs() -> dict[str, float]:
+    """Median CPU milliseconds of each way of finding the pairs of `COMPARED` hashes, and how many all of them find.
+
+    Raises:
+        ValueError: two ways find different pairs.
+    """
+    hashes = with_near_duplicates(smooth_hashes(COMPARED, 8), np.random.default_rng(9))
+    ways = pair_ways(hashes, DEDUPE.near_duplicate_bits)
+    pairs = {name: way() for name, way in ways.items()}
+    name, first = next(iter(pairs.items()))
+    for other, found in pairs.items():
+        if not np.array_equal(found, first):
+            raise ValueError(f"{other} finds {len(found)} pairs, {name} {len(first)}, or others of them")
+    return times_of(ways, lambda way: way.startswith("imagededup")) | {"pairs": len(first)}
 
 
 def original_of(path: str) -> str:
@@ -416,6 +348,17 @@ def print_class(found: Mapping[str, float]) -> None:
     )
 
 
+def print_pairs(found: Mapping[str, float]) -> None:
+    """The table of ways to find all pairs."""
+    ways = {name: ms for name, ms in found.items() if name != "pairs"}
+    ours = ways["ours: every near-duplicate"]
+    print(f"## Near-duplicates among {COMPARED} images: each way finds the same {found['pairs']:,.0f} pairs\n")
+    rows = [(name, f"{ms:,.2f}", f"{ms / ours:,.1f}") for name, ms in ways.items()]
+    print(markdown(("way", "CPU ms", "times ours"), rows))
+    if not imagededup_search.installed():
+        print("imagededup is not installed.\n")
+
+
 def print_full_size(work: Path, scale: float) -> None:
     """The table of all classes, a step after the other."""
     store = Store(str(work))
@@ -470,16 +413,17 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the photographs")
     parser.add_argument("--work", type=Path, help="folder to work in; by default one that is removed afterwards")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    parser.add_argument("--one-class", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--hashes", choices=("class", "pairs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         print(json.dumps(measured(arguments.step, Store(str(arguments.work)))))
         return
-    if arguments.one_class:
-        print(json.dumps(one_class()))
+    if arguments.hashes:
+        print(json.dumps({"class": one_class, "pairs": all_pairs}[arguments.hashes]()))
         return
     print(machine() + "\n")
-    print_class(in_a_process(MODULE, "--one-class"))
+    print_class(in_a_process(MODULE, "--hashes", "class"))
+    print_pairs(in_a_process(MODULE, "--hashes", "pairs"))
     with tempfile.TemporaryDirectory(prefix="glr-dedupe-", dir=arguments.work) as work:
         print_full_size(Path(work), arguments.scale)
     if arguments.photos.is_dir():

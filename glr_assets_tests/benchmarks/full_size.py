@@ -105,10 +105,14 @@ def image_ids(first: int, count: int) -> pa.Array:
     words = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         words = (words ^ words >> np.uint64(shift)) * np.uint64(factor)
-    words ^= words >> np.uint64(31)
+    return hexadecimal(words ^ words >> np.uint64(31))
+
+
+def hexadecimal(words: npt.NDArray[np.uint64]) -> pa.Array:
+    """Each word as a string of 16 digits."""
     data = words.astype(">u8").view(np.uint8)
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-    return _strings(np.stack([digits[data >> 4], digits[data & 15]], axis=1).reshape(count, 16))
+    return _strings(np.stack([digits[data >> 4], digits[data & 15]], axis=1).reshape(len(words), 16))
 
 
 def index_ids(size: Size) -> pa.Array:

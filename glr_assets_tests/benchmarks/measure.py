@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of their own, peaks of memory, Markdown, and where the photographs are."""
+"""What the benchmarks share: processes of their own, times, peaks of memory, Markdown, where the photographs are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,24 @@ def in_a_process(module: str, *arguments: str, environment: Mapping[str, str] | 
         env=os.environ | ONE_THREAD | (environment or {}),
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of the processes it has started and waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    """Wall and CPU seconds of `work`, the rows that it tells of, and the process's peak of memory in MB."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    rows = work()
+    return {
+        "rows": rows,
+        "wall s": time.perf_counter() - wall,
+        "CPU s": cpu_seconds() - cpu,
+        "peak MB": peak_megabytes(),
+    }
 
 
 def peak_megabytes() -> float:

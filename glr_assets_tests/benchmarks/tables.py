@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from glr_assets.source.layout import TABLE_PATHS
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets_tests.benchmarks.full_size import GLDV2, train_images, write_bucket
-from glr_assets_tests.benchmarks.measure import in_a_process, machine, markdown, peak_megabytes, verdict
+from glr_assets_tests.benchmarks.measure import in_a_process, machine, markdown, timed, verdict
 
 MODULE = "glr_assets_tests.benchmarks.tables"
 RECIPE = Fill()
@@ -224,18 +223,6 @@ def seed_potential(work: Path) -> dict[str, float]:
         return len([sum(max(0, n - count) for count in count_of.values()) for n in range(101)])
 
     return timed(potential)
-
-
-def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Wall and CPU seconds of `work`, the rows that it tells of, and the process's peak of memory in MB."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    rows = work()
-    return {
-        "rows": rows,
-        "wall s": time.perf_counter() - wall,
-        "CPU s": time.process_time() - cpu,
-        "peak MB": peak_megabytes(),
-    }
 
 
 def steps() -> dict[str, Callable[[Path], dict[str, float]]]:

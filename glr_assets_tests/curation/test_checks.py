@@ -9,11 +9,10 @@ from glr_assets.curation.checks import (
     in_both,
     overfull,
     strangers,
-    unbalanced,
     unhashed,
 )
-from glr_assets.curation.ledger import balance
-from glr_assets.curation.schemas import IMAGE_LEDGER
+from glr_assets.ledger.balance import balance, unbalanced
+from glr_assets.ledger.schemas import IMAGE_LEDGER
 
 
 def ledger(*rows: tuple[str | None, str | None, bool]) -> pa.Table:

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from glr_assets.curation.train_manifest import kept_images
 from glr_assets.evaluation.controls import dhash_neighbours
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import TEST_METADATA
@@ -15,6 +14,7 @@ from glr_assets.recipes import load_recipe
 from glr_assets.source import open_source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.lineage import curate
 
 

@@ -57,7 +57,7 @@ def test_only_what_a_manifest_keeps_is_exported_and_labels_count_what_is_there(p
 def test_what_is_no_set_of_train_images_or_is_not_made_is_told(packed: Store, tmp_path: Path) -> None:
     for name in ("nothing", "image_ledger", "../metadata/train_metadata"):
         with pytest.raises(
-            MissingInputError, match=f"no manifest {name}: name one of deduped_manifest, train_manifest"
+            MissingInputError, match=f"no manifest {name}: name one of cleaned_manifest, deduped_manifest"
         ):
             manifest_inputs(packed, name)
     with pytest.raises(MissingInputError, match="train_manifest has not been made"):

@@ -16,11 +16,11 @@ from PIL import Image
 from glr_assets.curation.dedupe import make_deduped_manifest
 from glr_assets.curation.fill import make_fill_shortfall, make_train_extra
 from glr_assets.curation.leaks import make_label_conflicts, make_train_test_leaks
-from glr_assets.curation.ledger import make_image_ledger
 from glr_assets.curation.train_manifest import make_train_manifest
 from glr_assets.images.catalog import make_image_catalog
 from glr_assets.images.ingest import ingest_shard
 from glr_assets.images.selection import selection_for
+from glr_assets.ledger.image_ledger import make_image_ledger
 from glr_assets.metadata import tables
 from glr_assets.planning.class_counts import make_class_counts
 from glr_assets.planning.fill_plan import make_fill_plan

@@ -8,7 +8,7 @@ import dagster as dg
 
 from glr_assets.defs.build import ASSETS
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shards import sync_shards
+from glr_assets.defs.shards import sync_counted_parts, sync_shards
 
 
 def main(source: str, store: str) -> None:
@@ -16,6 +16,7 @@ def main(source: str, store: str) -> None:
     platform = Platform(source=source, store=store, recipe="small")
     with dg.DagsterInstance.ephemeral() as instance:
         sync_shards(instance, platform.open_source())
+        sync_counted_parts(instance, platform.load_recipe())
         keys = instance.get_dynamic_partitions("train_shards")
         dg.materialize(
             ASSETS,

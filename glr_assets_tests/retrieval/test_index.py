@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from glr_assets.curation.train_manifest import kept_images
 from glr_assets.errors import MissingInputError
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import Vectors
 from glr_assets.retrieval.index import build_index, calibrate, make_faiss_index, open_index, searched_images
 from glr_assets.training.versions import held_out_ids
+from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.retrieval.conftest import Embedded
 
 

@@ -6,8 +6,9 @@ At GLDv2's size that is five million ids with ten million decisions: the ledger 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.curation.fates import MISSING_REASON, fates
-from glr_assets.curation.schemas import (
-    DECISION,
-    DEDUPED_MANIFEST,
-    IMAGE_LEDGER,
-    TRAIN_EXTRA,
-    TRAIN_MANIFEST,
-)
+from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_EXTRA, TRAIN_MANIFEST
+from glr_assets.ledger.balance import BALANCE, balance
+from glr_assets.ledger.schemas import DECISION, IMAGE_LEDGER
 from glr_assets.metadata.schemas import (
     COMPETITION_TRAIN,
     INDEX_METADATA,
@@ -31,12 +28,23 @@ from glr_assets.metadata.schemas import (
     TRAIN_METADATA,
 )
 from glr_assets.planning.schemas import FILL_PLAN
+from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipts
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import Table, TableWriter, fixed_width, places, read_table, taken
+from glr_assets.tables import (
+    ROWS_A_GROUP,
+    Table,
+    TableWriter,
+    fixed_width,
+    places,
+    read_parts,
+    read_table,
+    taken,
+)
+from glr_assets.verification.schemas import CLEANED_MANIFEST
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 INPUTS = (
     "train_metadata",
     "train_attribution",
@@ -49,8 +57,10 @@ INPUTS = (
     "train_extra",
     "train_manifest",
 )
+#: What a team may leave out: its decisions are told where it has been made.
+OPTIONAL = ("cleaned_manifest",)
 #: Ids that are in memory together with their decisions, some 300 bytes each.
-PIECE = 2**19
+PIECE = ROWS_A_GROUP
 VERSION_DIGITS = 12
 REASONS = "reports/image_ledger.json"
 REASON_COLUMNS = ("asset", "decision", "reason", "images")
@@ -67,23 +77,45 @@ Ids = npt.NDArray[np.bytes_]
 
 @dataclass(frozen=True)
 class _Side:
-    """A table about images, with its ids for looking rows up."""
+    """A table about images, sorted by id, with its ids for looking rows up.
+
+    Of a column of few values each value is held once, as a dictionary: a row has a number.
+    """
 
     ids: Ids
     data: pa.Table
 
     @classmethod
-    def of(cls, data: pa.Table) -> _Side:
-        return cls(fixed_width(data["id"]), data.drop_columns(["id"]))
+    def of(cls, data: pa.Table, repeating: Sequence[str] = ()) -> _Side:
+        """A table with a column `id`; of the columns `repeating` values are held once."""
+        return cls.of_parts([data], repeating)
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[pa.Table], repeating: Sequence[str]) -> _Side:
+        """A table that comes in parts, one at least."""
+        data = pa.concat_tables(_coded(part, repeating) for part in parts).unify_dictionaries().combine_chunks()
+        ids, data = fixed_width(data["id"]), data.drop_columns(["id"])
+        if (ids[1:] < ids[:-1]).any():
+            order = np.argsort(ids, kind="stable")
+            ids, data = ids[order], data.take(pa.array(order))
+        return cls(ids, data)
 
     def rows(self, wanted: Ids) -> pa.Table:
-        """Its row of each wanted id, absent values where it has none."""
-        return taken(self.data, places(wanted, self.ids))
+        """Its row of each of the wanted ids, which ascend; absent values where it has none."""
+        begin, end = np.searchsorted(self.ids, wanted[0]), np.searchsorted(self.ids, wanted[-1], "right")
+        ids, near = self.ids[begin:end], self.data.slice(begin, end - begin)
+        return near if np.array_equal(ids, wanted) else taken(near, places(wanted, ids))
+
+
+def _coded(data: pa.Table, repeating: Sequence[str]) -> pa.Table:
+    for name in repeating:
+        data = data.set_column(data.schema.get_field_index(name), name, data[name].dictionary_encode())
+    return data
 
 
 def ledger_pieces(store: Store) -> Iterator[pa.Table]:
     """`IMAGE_LEDGER` from the tables, the catalog and the manifests of a store, sorted by split and id, in pieces."""
-    versions: dict[str | None, str | None] = {name: _version(store, name) for name in INPUTS}
+    versions: dict[str | None, str | None] = {name: _version(store, name) for name in (*INPUTS, *OPTIONAL)}
     for split in ("index", "test", "train"):
         yield from _split_pieces(store, split, versions)
 
@@ -95,14 +127,24 @@ def _version(store: Store, asset: str) -> str | None:
 
 def _split_pieces(store: Store, split: Split, versions: Mapping[str | None, str | None]) -> Iterator[pa.Table]:
     train = split == "train"
+    found = _Side.of(fates(store, split, ()), ["shard", "status", "reason"])
     listed = _Side.of(read_table(store, _LISTED[split], ["id", "landmark_id"] if train else ["id"]))
-    found = _Side.of(fates(store, split).select(["id", "shard", "status", "reason"]))
     sides = _decided(store) if train else {}
     shards = sorted(pc.unique(found.data["shard"]).to_pylist())
     of_shard: dict[str | None, str | None] = {key: _version(store, f"{split}_images/{key}") for key in shards}
-    ids = np.union1d(listed.ids, found.ids)
-    for start in range(0, len(ids), PIECE):
-        yield _piece(ids[start : start + PIECE], split, listed, found, sides, versions, of_shard)
+    ids = _either(listed.ids, found.ids)
+
+    def piece(start: int) -> pa.Table:
+        return _piece(ids[start : start + PIECE], split, listed, found, sides, versions, of_shard)
+
+    # The next piece is joined while one is written.
+    yield from ordered(piece, range(0, len(ids), PIECE), workers=1)
+
+
+def _either(one: Ids, other: Ids) -> Ids:
+    """The ids of two sides, ascending."""
+    strange = other[places(other, one) < 0]
+    return np.sort(np.concatenate([one, strange]), kind="stable") if len(strange) else one
 
 
 def _decided(store: Store) -> dict[str, _Side]:
@@ -114,10 +156,17 @@ def _decided(store: Store) -> dict[str, _Side]:
     extra = read_table(store, TRAIN_EXTRA)
     extra = extra.select([name for name in deduped.schema.names if name in extra.schema.names])
     train = read_table(store, TRAIN_MANIFEST, ["id"])
-    return {
-        "planned": _Side.of(pa.concat_tables([competition.append_column("planned", words), plan])),
-        "decided": _Side.of(pa.concat_tables([deduped, extra], promote_options="default")),
-        "attribution": _Side.of(read_table(store, TRAIN_ATTRIBUTION, ["id", "author", "license"])),
+    columns = ["id", "decision", "reason", "partner"]
+    cleaned = read_table(store, CLEANED_MANIFEST, columns) if find_receipt(store, *OPTIONAL) else None
+    # Of the largest table a row group at a time has its strings in memory.
+    columns = ["id", "author", "license"]
+    nothing = pa.schema([TRAIN_ATTRIBUTION.schema.field(name).with_nullable(True) for name in columns]).empty_table()
+    attribution = chain([nothing], read_parts(store, TRAIN_ATTRIBUTION, columns))
+    sides = {} if cleaned is None else {"cleaned": _Side.of(cleaned, ["decision"])}
+    return sides | {
+        "planned": _Side.of(pa.concat_tables([competition.append_column("planned", words), plan]), ["planned"]),
+        "decided": _Side.of(pa.concat_tables([deduped, extra], promote_options="default"), ["decision"]),
+        "attribution": _Side.of_parts(attribution, columns[1:]),
         "train": _Side.of(train.append_column("in_train", pa.repeat(pa.scalar(True), train.num_rows))),
     }
 
@@ -136,27 +185,29 @@ def _piece(
     known = {name: side.rows(ids) for name, side in sides.items()}
 
     def column(side: str, name: str, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-        return known[side][name] if side in known else pa.nulls(count, kind)
+        return known[side][name].cast(kind) if side in known else pa.nulls(count, kind)
 
     string = pa.string()
-    status = pc.fill_null(fate["status"], "missing")
-    reason = pc.fill_null(fate["reason"], MISSING_REASON)
+    shard, status, reason = (fate[name].cast(string) for name in ("shard", "status", "reason"))
+    status, reason = pc.fill_null(status, "missing"), pc.fill_null(reason, MISSING_REASON)
     planned = column("planned", "planned", string)
     decided = {name: column("decided", name, string) for name in ("decision", "reason", "partner")}
     distance = column("decided", "distance", pa.int32())
+    cleaned = {name: column("cleaned", name, string) for name in decided}
     landmark = listed.rows(ids)["landmark_id"] if split == "train" else pa.nulls(count, pa.int64())
     decisions = _in_order(
         [
             _planned(planned, versions),
             _ingested(split, fate["shard"], status, reason, of_shard),
             _curated(planned, decided, distance, versions),
+            _cleaned(cleaned, versions),
         ]
     )
     columns = {
         "id": pa.array(ids.astype(str), string),
         "split": pa.repeat(pa.scalar(split), count),
         "landmark_id": landmark,
-        "shard": fate["shard"],
+        "shard": shard,
         "status": status,
         "reason": reason,
         "planned": planned,
@@ -168,6 +219,7 @@ def _piece(
         "author": column("attribution", "author", string),
         "license": column("attribution", "license", string),
         "in_train": pc.fill_null(column("train", "in_train", pa.bool_()), False),
+        "in_cleaned": pc.fill_null(pc.equal(cleaned["decision"], "kept"), False),
     }
     return pa.table(columns).select(IMAGE_LEDGER.schema.names)
 
@@ -192,7 +244,7 @@ def _structs(rows: npt.NDArray[np.int64], **fields: pa.Array | pa.ChunkedArray) 
 def _worded(values: pa.Array | pa.ChunkedArray, words: Mapping[Any, str | None]) -> pa.Array:
     """Each value's word: few values, many rows."""
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    coded = values.dictionary_encode()
+    coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     dictionary = pa.array([words.get(value) for value in coded.dictionary.to_pylist()], pa.string())
     return dictionary.take(coded.indices)
 
@@ -245,6 +297,15 @@ def _curated(
     )
 
 
+def _cleaned(decided: Mapping[str, pa.ChunkedArray], versions: Mapping[str | None, str | None]) -> _Decided:
+    asset = OPTIONAL[0]
+    rows = np.flatnonzero(decided["decision"].is_valid().to_numpy(zero_copy_only=False))
+    told = {name: values.take(pa.array(rows)) for name, values in decided.items()}
+    same = {"asset": asset, "version": versions[asset]}
+    names = {name: pa.array([value] * len(rows), pa.string()) for name, value in same.items()}
+    return _structs(rows, **names, **told)
+
+
 def _in_order(parts: list[_Decided]) -> pa.ListArray:
     """The decisions of every row as a list, in the order of `parts`."""
     rows = np.concatenate([part.rows for part in parts])
@@ -270,7 +331,8 @@ def make_image_ledger(store: Store) -> Made:
         writer.json(REASONS, told)
         return {"rows": ledger.rows, **{name: counts[name] for name in BALANCE}}
 
-    inputs = need_receipts(store, *INPUTS)
+    there = [name for name in OPTIONAL if find_receipt(store, name) is not None]
+    inputs = need_receipts(store, *INPUTS, *there)
     return make(store, "image_ledger", inputs=inputs, parameters={}, code_version=CODE_VERSION, build=build)
 
 
@@ -280,27 +342,18 @@ def decision_reasons(ledger: pa.Table) -> dict[tuple[str, str, str], int]:
     Shards are counted together, and of a reason what comes before its particulars.
     """
     flat = ledger["decisions"].combine_chunks().flatten()
-    asset, decision, reason = (flat.field(name) for name in ("asset", "decision", "reason"))
     told = pa.table(
         {
-            "asset": pc.replace_substring_regex(asset, "/.*", ""),
-            "decision": decision,
-            "reason": pc.replace_substring_regex(reason, "[:;].*", ""),
+            "asset": _without(flat.field("asset"), "/.*"),
+            "decision": flat.field("decision"),
+            "reason": _without(flat.field("reason"), "[:;].*"),
         }
     )
     counted = told.group_by(told.schema.names, use_threads=False).aggregate([([], "count_all")]).to_pylist()
     return {(row["asset"], row["decision"], row["reason"]): row["count_all"] for row in counted}
 
 
-BALANCE = ("requested", "kept", "dropped", "failed", "in_train")
-
-
-def balance(ledger: pa.Table) -> dict[str, int]:
-    """Train images asked for, and how many of them were kept, dropped and failed: the three must add up to it.
-
-    Args:
-        ledger: at least the columns `planned, decision, in_train`.
-    """
-    planned = ledger.filter(pc.is_valid(ledger["planned"]))
-    counts = {word: pc.sum(pc.equal(planned["decision"], word)).as_py() or 0 for word in ("kept", "dropped", "failed")}
-    return {"requested": planned.num_rows} | counts | {"in_train": pc.sum(ledger["in_train"]).as_py() or 0}
+def _without(values: pa.Array, pattern: str) -> pa.Array:
+    """Values that repeat, without what matches the pattern."""
+    coded = values.dictionary_encode()
+    return pc.replace_substring_regex(coded.dictionary, pattern, "").take(coded.indices)

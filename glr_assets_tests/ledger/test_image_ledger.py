@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from glr_assets.curation.checks import overfull, strangers, unbalanced
+from glr_assets.curation.checks import overfull, strangers
 from glr_assets.curation.fates import MISSING_REASON
-from glr_assets.curation.ledger import make_image_ledger
-from glr_assets.curation.schemas import DEDUPED_MANIFEST, IMAGE_LEDGER, TRAIN_EXTRA, TRAIN_MANIFEST
-from glr_assets.curation.train_manifest import kept_images
-from glr_assets.curation.why import ImageStory, told, why
+from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.errors import GlrError, MissingInputError
 from glr_assets.images.reader import ImageReader
-from glr_assets.metadata.schemas import COMPETITION_TRAIN
+from glr_assets.ledger import image_ledger as ledger_module
+from glr_assets.ledger.balance import unbalanced
+from glr_assets.ledger.image_ledger import ledger_pieces, make_image_ledger
+from glr_assets.ledger.schemas import IMAGE_LEDGER
+from glr_assets.ledger.why import ImageStory, told, why
+from glr_assets.metadata.schemas import COMPETITION_TRAIN, TRAIN_ATTRIBUTION
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.receipts import Made
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
-from glr_assets.tables import problems, read_table
+from glr_assets.tables import problems, read_table, write_table
+from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.images.handmade import (
     TINY,
     Bucket,
@@ -101,6 +106,28 @@ def test_every_id_of_every_split_has_one_row(lineage: Lineage) -> None:
     rows = list(zip(ledger["split"].to_pylist(), ledger["id"].to_pylist(), strict=True))
     assert set(rows) == listed
     assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7])
+def test_the_ledger_is_the_same_in_pieces_of_any_size(
+    lineage: Lineage, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PIECE", piece)
+    pieces = list(ledger_pieces(lineage.store))
+    assert max(part.num_rows for part in pieces) == piece
+    assert pa.concat_tables(pieces).equals(read_table(lineage.store, IMAGE_LEDGER))
+
+
+def test_without_published_attribution_nobody_is_named(lineage: Lineage, tmp_path: Path) -> None:
+    shutil.copytree(lineage.store.url, tmp_path / "store")
+    store = Store(str(tmp_path / "store"))
+    with store.writing(TRAIN_ATTRIBUTION.path) as file:
+        write_table(TRAIN_ATTRIBUTION, TRAIN_ATTRIBUTION.empty(), file)
+    names = ["author", "license"]
+    found = pa.concat_tables(ledger_pieces(store))
+    assert [found[name].null_count for name in names] == [found.num_rows] * 2
+    others = [name for name in found.schema.names if name not in names]
+    assert found.select(others).equals(read_table(lineage.store, IMAGE_LEDGER, others))
 
 
 def test_ledger_adds_up(lineage: Lineage) -> None:

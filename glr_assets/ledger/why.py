@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from glr_assets.curation.schemas import IMAGE_LEDGER
 from glr_assets.errors import GlrError
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
+from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import INDEX_METADATA, LANDMARK_LABELS, TRAIN_ATTRIBUTION, TRAIN_METADATA
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table
@@ -114,6 +114,8 @@ def _sets(row: dict[str, Any]) -> list[str]:
         found.append("deduped_manifest" if row["planned"] == "competition" else "train_extra")
     if row["in_train"]:
         found.append("train_manifest")
+    if row["in_cleaned"]:
+        found.append("cleaned_manifest")
     if row["split"] != "train" and row["status"] == "stored":
         found.append(f"{row['split']}_images")
     return found

@@ -1,0 +1,112 @@
+"""Group `verification`: the train images that show, by geometry, what others of their landmark show."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
+from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.results import result_of
+from glr_assets.defs.shards import BUCKETS, SHARD_BACKFILL, SHARDS, each_shard
+from glr_assets.recipes import Execution, Verification
+from glr_assets.verification import calibration, cleaned_manifest, local_features, verified_pairs
+from glr_assets.verification.local_features import Wanted
+from glr_assets.verification.schemas import (
+    CLEANED_MANIFEST,
+    LOCAL_FEATURES,
+    VERIFICATION_CALIBRATION,
+    VERIFIED_PAIRS,
+)
+
+VerificationConfig = launchpad(verification=Verification, execution=Execution)
+#: What the recipe may clean.
+TO_CLEAN = ["train_manifest", "deduped_manifest", "image_catalog"]
+
+
+@table_asset(
+    LOCAL_FEATURES,
+    name="local_features",
+    group="verification",
+    code_version=local_features.CODE_VERSION,
+    kinds={"opencv"},
+    deps=["train_images", *TO_CLEAN],
+    partitions_def=SHARDS["train"],
+    backfill_policy=SHARD_BACKFILL,
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def local_features_shards(
+    context: dg.AssetExecutionContext,
+    config: VerificationConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per train shard: the local features of its images that are compared with others."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    wanted = Wanted.of(store, recipe.verification, recipe.seed)
+    yield from each_shard(
+        context,
+        LOCAL_FEATURES,
+        lambda shard: local_features.make_local_features(store, shard, wanted, recipe.verification, recipe.execution),
+    )
+
+
+@table_asset(
+    VERIFICATION_CALIBRATION,
+    group="verification",
+    code_version=calibration.CODE_VERSION,
+    kinds={"numba", "opencv"},
+    deps=["local_features", "label_conflicts", *TO_CLEAN],
+)
+def verification_calibration(
+    config: VerificationConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> dg.MaterializeResult:
+    """How many inliers pairs of different landmarks reach by chance, and how many are wanted therefore."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    wanted = Wanted.of(store, recipe.verification, recipe.seed)
+    made = calibration.make_verification_calibration(store, wanted, recipe.verification, recipe.execution, recipe.seed)
+    return result_of(made, VERIFICATION_CALIBRATION, store)
+
+
+@table_asset(
+    VERIFIED_PAIRS,
+    name="verified_pairs",
+    group="verification",
+    code_version=verified_pairs.CODE_VERSION,
+    kinds={"numba", "opencv"},
+    deps=["local_features", "verification_calibration", *TO_CLEAN],
+    partitions_def=BUCKETS,
+    backfill_policy=SHARD_BACKFILL,
+)
+def verified_pairs_buckets(
+    context: dg.AssetExecutionContext,
+    config: VerificationConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per bucket of landmarks: the pairs of images tried, and the evidence of each."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    wanted = Wanted.of(store, recipe.verification, recipe.seed)
+    yield from each_shard(
+        context,
+        VERIFIED_PAIRS,
+        lambda bucket: verified_pairs.make_verified_pairs(store, bucket, wanted, recipe.verification, recipe.execution),
+        "bucket",
+    )
+
+
+@table_asset(
+    CLEANED_MANIFEST,
+    name="cleaned_manifest",
+    group="verification",
+    code_version=cleaned_manifest.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=["verified_pairs", *TO_CLEAN],
+)
+def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One row per image of the set that is cleaned: kept where another of its landmark verifies it, else why not."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = cleaned_manifest.make_cleaned_manifest(store, recipe.verification, recipe.seed)
+    return result_of(made, CLEANED_MANIFEST, store)
+
+
+ASSETS = [local_features_shards, verification_calibration, verified_pairs_buckets, cleaned]

@@ -1,0 +1,72 @@
+"""What the service counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glr_assets.serving.live import Live
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters of one service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "glr_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "glr_request_seconds", "From header to answer", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self.steps = Histogram(
+            "glr_step_seconds", "Of a recognition", ["step"], buckets=_SECONDS, registry=self.registry
+        )
+        self.refused = Counter("glr_refused", "Photographs and requests refused", ["code"], registry=self.registry)
+        self.recognised = Counter("glr_recognised", "Photographs answered", ["is_landmark"], registry=self.registry)
+        self.busy = Gauge("glr_busy", "Requests computed or waiting for it", registry=self.registry)
+        self.arriving = Gauge("glr_arriving", "Bodies that are arriving", registry=self.registry)
+        self._images = Gauge("glr_index_images", "Photographs that are searched", registry=self.registry)
+        self._loads = Gauge("glr_index_loads", "Times that an index was taken up", registry=self.registry)
+        self._failures = Gauge("glr_index_obstacles", "Things that stood in the way of one", registry=self.registry)
+        self._version = Gauge("glr_index_info", "1 of what is searched", ["version"], registry=self.registry)
+
+    def text(self, live: Live) -> bytes:
+        """All of it in Prometheus' text format."""
+        self._version.clear()
+        current = live.current
+        if current is not None:
+            self._version.labels(current.recogniser.version).set(1)
+        self._images.set(0 if current is None else len(current.recogniser))
+        self._loads.set(live.loads)
+        self._failures.set(live.failures)
+        return generate_latest(self.registry)
+
+    def took(self, seconds: Mapping[str, float]) -> None:
+        """Count the steps of a recognition."""
+        for step, value in seconds.items():
+            self.steps.labels(step).observe(value)
+
+    async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count a request by its route, never by its path, of which there is no end."""
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "other"
+            method = scope["method"] if scope["method"] in {"GET", "POST", "HEAD", "OPTIONS"} else "other"
+            self.requests.labels(method, route, str(status)).inc()
+            self.latency.labels(route).observe(time.perf_counter() - began)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+from glr_assets.receipts import receipt_path
+from glr_assets.retrieval.schemas import CALIBRATION_FILE, INDEX_FILE
+from glr_assets.serving.live import Live
+from glr_assets.store import Store
+from glr_assets_tests.serving.conftest import Served
+
+
+def watched(store: Store) -> tuple[Live, list[str]]:
+    told: list[str] = []
+    return Live(store, told.append), told
+
+
+def test_a_new_index_takes_the_place_of_the_old_and_nothing_else_does(served: Served) -> None:
+    live, told = watched(served.store)
+    assert live.current is None
+    assert live.refresh()
+    first = live.current
+    assert first is not None
+    assert not live.refresh()
+    assert live.current is first
+    served.index_again(per_landmark=1)
+    assert live.refresh()
+    assert live.current is not None
+    assert len(live.current.recogniser) < len(first.recogniser)
+    assert live.current.recogniser.version != first.recogniser.version
+    assert (live.loads, live.failures, told) == (2, 0, [])
+
+
+def test_the_same_index_made_again_is_no_new_one(served: Served) -> None:
+    live, _ = watched(served.store)
+    live.refresh()
+    first = live.current
+    served.store.remove(receipt_path("faiss_index"))
+    served.index_again()
+    assert not live.refresh()
+    assert live.current is first
+    assert live.loads == 1
+
+
+def test_an_index_that_is_being_made_is_not_taken(served: Served) -> None:
+    live, told = watched(served.store)
+    live.refresh()
+    first = live.current
+    receipt = served.store.read(receipt_path("faiss_index"))
+    served.store.remove(receipt_path("faiss_index"))
+    served.store.write(INDEX_FILE, b"half of it")
+    assert not live.refresh()
+    assert not live.refresh()
+    assert live.current is first
+    assert live.failures == 1
+    assert [line for line in told if "faiss_index" in line] == told != []
+    # A receipt over files that are not whole is not believed either.
+    served.store.write(receipt_path("faiss_index"), receipt)
+    assert not live.refresh()
+    assert live.current is first
+    served.store.remove(receipt_path("faiss_index"))
+    served.index_again(per_landmark=2)
+    assert live.refresh()
+    assert live.current is not first
+
+
+def test_files_of_the_right_size_that_cannot_be_read_are_not_taken(served: Served) -> None:
+    live, told = watched(served.store)
+    live.refresh()
+    first = live.current
+    size = len(served.store.read(CALIBRATION_FILE))
+    served.store.write(CALIBRATION_FILE, b"x" * size)
+    served.store.write(receipt_path("faiss_index"), served.store.read(receipt_path("faiss_index")))
+    assert not live.refresh()
+    assert live.current is first
+    assert len(told) == 1
+    assert "calibration" in told[0]
+
+
+def test_an_index_of_another_embedder_is_not_taken(served: Served) -> None:
+    live, told = watched(served.store)
+    receipt = json.loads(served.store.read(receipt_path("faiss_index")))
+    receipt["inputs"]["embedder"] = "0" * 64
+    served.store.write(receipt_path("faiss_index"), json.dumps(receipt).encode())
+    assert not live.refresh()
+    assert live.current is None
+    assert len(told) == 1
+    assert "another embedder" in told[0]
+
+
+def test_watching_waits_for_an_index_and_takes_it_up(served: Served) -> None:
+    receipt = served.store.read(receipt_path("faiss_index"))
+    served.store.remove(receipt_path("faiss_index"))
+    live, told = watched(served.store)
+    thread = live.watch(0.01)
+    while not told:
+        assert thread.is_alive()
+    assert live.current is None
+    served.store.write(receipt_path("faiss_index"), receipt)
+    while live.current is None:
+        assert thread.is_alive()
+    live.stop()
+    thread.join(120)  # it may be compiling what compares features
+    assert not thread.is_alive()

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glr_assets.errors import MissingInputError
+from glr_assets.images.pixels import StoredImage, downsize
+from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
+from glr_assets.receipts import receipt_path
+from glr_assets.retrieval.embeddings import Vectors, from_table
+from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.scoring import penalties
+from glr_assets.retrieval.submission import SUBMISSION
+from glr_assets.serving.limits import Limits, photograph
+from glr_assets.serving.live import Live
+from glr_assets.serving.recogniser import MADE_FROM, Gallery, Recogniser, Timings, one_right
+from glr_assets.tables import read_table
+from glr_assets_tests.serving.conftest import Served
+
+
+@pytest.fixture(scope="module")
+def recogniser(live: Live) -> Recogniser:
+    assert live.current is not None
+    return live.current.recogniser
+
+
+def stored(recogniser: Recogniser, data: bytes) -> StoredImage:
+    return photograph(data, recogniser.images, Limits())
+
+
+def best(recogniser: Recogniser, photo: StoredImage) -> str:
+    """The best answer as a row of the submission has it."""
+    ((first, *_),) = recogniser.ranked([photo], recogniser._embed([photo.jpeg]))
+    return f"{first.landmark_id} {float(recogniser._calibration.confidence([first.score])[0]):.8f}"
+
+
+def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogniser, served_once: Served) -> None:
+    submitted = {
+        row["id"]: row["landmarks"] for row in csv.DictReader(io.StringIO(served_once.store.read(SUBMISSION).decode()))
+    }
+    photos = served_once.photos()
+    gallery = set(from_table(read_table(served_once.store, NON_LANDMARK_EMBEDDINGS)).ids)
+    assert 0 < len(gallery) < len(photos) == len(submitted)
+    for image_id, data in photos.items():
+        assert best(recogniser, stored(recogniser, data)) == submitted[image_id], image_id
+
+
+def test_a_non_landmark_of_the_gallery_is_not_compared_with_itself(recogniser: Recogniser, served_once: Served) -> None:
+    known = from_table(read_table(served_once.store, NON_LANDMARK_EMBEDDINGS))
+    data = served_once.photos()[known.ids[0]]
+    photo = stored(recogniser, data)
+    assert recogniser._gallery.id_of(photo) == known.ids[0]
+    vectors = recogniser._embed([photo.jpeg])
+    with_itself = recogniser._gallery.penalties(vectors, ["another"], 3)
+    assert recogniser._gallery.penalties(vectors, known.ids[:1], 3)[0] < with_itself[0]
+
+
+def test_the_photograph_as_it_was_published_gives_the_answer_of_what_is_stored_of_it(
+    recogniser: Recogniser, served_once: Served, sharp_bucket: str
+) -> None:
+    photos, seen = served_once.photos(), 0
+    for path in Path(sharp_bucket, "test").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                image_id = Path(member.name).stem
+                source = tar.extractfile(member).read()  # type: ignore[union-attr]
+                assert source != photos[image_id]
+                assert stored(recogniser, source).jpeg == photos[image_id]
+                seen += 1
+    assert seen == len(photos)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    gallery=st.integers(0, 30),
+    queries=st.integers(1, 5),
+    top=st.integers(1, 12),
+    own=st.booleans(),
+)
+def test_the_gallery_gives_the_penalties_of_scoring(seed: int, gallery: int, queries: int, top: int, own: bool) -> None:
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(gallery + queries, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [f"n{number:03d}" for number in range(gallery)]
+    asked = [ids[number % gallery] if own and gallery else f"q{number}" for number in range(queries)]
+    expected = penalties(vectors[gallery:], asked, vectors[:gallery], ids, top)
+    found = Gallery(Vectors(ids, vectors[:gallery]), {}).penalties(vectors[gallery:], asked, top)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, atol=1.5e-6)  # a rounded last digit at most
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_probabilities_of_ranked_answers_are_of_one_right_at_most(values: list[float]) -> None:
+    found = one_right(values)
+    assert found[:1] == values[:1]
+    assert sum(found) <= 1 + 1e-9
+    assert all(one <= other for one, other in zip(found, values, strict=True))
+    ranked = one_right(sorted(values, reverse=True))
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_answers_tell_names_rights_and_the_order_asked_for(recogniser: Recogniser, served_once: Served) -> None:
+    store = served_once.store
+    names = {row["landmark_id"]: row for row in read_table(store, LANDMARK_LABELS).to_pylist()}
+    rights = {row["id"]: row for row in read_table(store, TRAIN_ATTRIBUTION).to_pylist()}
+    landmark_of = {row["id"]: row["landmark_id"] for row in read_table(store, FAISS_INDEX).to_pylist()}
+    photos = [stored(recogniser, data) for data in list(served_once.photos().values())[:3]]
+    for answer in recogniser.recognise(photos, 4, Timings({})):
+        assert 0 < len(answer.landmarks) <= 4 == len(answer.similar)
+        for landmark in answer.landmarks:
+            assert landmark.name == names[landmark.landmark_id]["name"]
+            assert landmark.category == names[landmark.landmark_id]["category"]
+        for like in answer.similar:
+            assert like.landmark_id == landmark_of[like.id]
+            assert (like.author or "", like.licence or "") == (rights[like.id]["author"], rights[like.id]["license"])
+        scores = [like.score for like in answer.similar]
+        assert scores == sorted(scores, reverse=True)
+        assert answer.is_landmark == (answer.landmarks[0].probability > 0.5)
+
+
+def test_several_photographs_together_are_answered_as_each_alone(recogniser: Recogniser, served_once: Served) -> None:
+    photos = [stored(recogniser, data) for data in list(served_once.photos().values())[:4]]
+    together = recogniser.recognise(photos, 5, Timings({}))
+    for photo, answer in zip(photos, together, strict=True):
+        (alone,) = recogniser.recognise([photo], 5, Timings({}))
+        assert alone == answer
+
+
+def test_ingests_own_recipe_is_used(recogniser: Recogniser, served_once: Served, photo: bytes) -> None:
+    assert recogniser.images == served_once.recipe.images
+    found = downsize(photo, served_once.recipe.images)
+    assert isinstance(found, StoredImage)
+    assert stored(recogniser, photo).jpeg == found.jpeg
+
+
+@pytest.mark.parametrize("name", MADE_FROM)
+def test_what_has_not_been_made_is_named(served: Served, name: str) -> None:
+    Recogniser.open(served.store)
+    served.store.remove(receipt_path(name))
+    with pytest.raises(MissingInputError, match=name):
+        Recogniser.open(served.store)
