@@ -209,6 +209,29 @@ def why(
 
 
 @app.command()
+def models(
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The embedder's versions in the store, the best first: in what they differ and how good they are."""
+    from rich.table import Table
+
+    from glr_assets.evaluation.comparison import FIGURES, compared, label, versions_of
+    from glr_assets.settings import Settings
+
+    rows = compared(versions_of(Settings.from_environment(store=store).open_store()))
+    if as_json:
+        out.print(json.dumps(rows, indent=2), markup=False)
+        return
+    shown = Table("version", *FIGURES.values(), "images", "differs in", box=None)
+    for row in rows:
+        figures = ["-" if row[name] is None else f"{row[name]:.3f}" for name in FIGURES]
+        differs = "\n".join(f"{key} = {value}" for key, value in json.loads(row["differences"]).items())
+        shown.add_row(label(row), *figures, f"{row['training_images']:,}", differs)
+    Console(highlight=False).print(shown)
+
+
+@app.command()
 def score(
     task: Annotated[Literal["recognition", "retrieval"], typer.Argument(help="Which metric: GAP or mAP@100.")],
     submission: Annotated[Path, typer.Option(help="The submission's CSV.")],

@@ -84,18 +84,59 @@ def fill_curves(
     return _png(figure)
 
 
-def curves(series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> bytes:
-    """PNG: each named series against the numbers from 1."""
+def curves(
+    series: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    shares: Mapping[str, Sequence[float]] | None = None,
+    shares_label: str = "share",
+) -> bytes:
+    """PNG: each named series against the numbers from 1; what is not a number is passed over.
+
+    Args:
+        series: on the left axis.
+        xlabel: what the numbers count.
+        ylabel: of the left axis.
+        shares: on a right axis from 0 to 1; those without any number are left out.
+        shares_label: of the right axis.
+    """
     figure, axes = _chart()
-    for (name, values), colour in zip(series.items(), _COLOURS, strict=False):
-        axes.plot(range(1, len(values) + 1), values, label=name, color=colour)
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    drawn = [(axes, name, values) for name, values in series.items()]
+    known = {name: values for name, values in (shares or {}).items() if not np.isnan(values).all()}
+    if known:
+        right = axes.twinx()
+        right.set(ylabel=shares_label, ylim=(0, 1))
+        right.spines["top"].set_visible(False)
+        drawn += [(right, name, values) for name, values in known.items()]
+    lines = []
+    for (on, name, values), colour in zip(drawn, _COLOURS, strict=False):
+        y = np.asarray(values, np.float64)
+        at = np.flatnonzero(~np.isnan(y))
+        # Points that stand alone, or far apart, would not be seen as a line.
+        marker = "o" if len(at) <= 30 else ""
+        lines += on.plot(at + 1, y[at], label=name, color=colour, marker=marker, markersize=3)
+    if lines:
+        axes.legend(
+            handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small"
+        )
+    return _png(figure)
+
+
+def lines(
+    series: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], xlabel: str, ylabel: str
+) -> bytes:
+    """PNG: named lines through points x [n], y [n], both axes from 0 to 1."""
+    figure, axes = _chart()
+    for (name, (x, y)), colour in zip(series.items(), _COLOURS, strict=False):
+        axes.plot(x, y, label=name, color=colour)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02))
     _legend(axes)
     return _png(figure)
 
 
 def bars(values: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
-    """PNG: grouped bars, `{group: {bar: value}}`."""
+    """PNG: grouped bars, `{group: {bar: value}}`; a bar that a group lacks leaves its place empty."""
     figure, axes = _chart()
     names = list(dict.fromkeys(bar for group in values.values() for bar in group))
     width = 0.8 / max(len(names), 1)
@@ -103,11 +144,68 @@ def bars(values: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
         heights = [group.get(name, 0.0) for group in values.values()]
         places = np.arange(len(values)) + (number - (len(names) - 1) / 2) * width
         drawn = axes.bar(places, heights, width, label=name, color=_COLOURS[number % len(_COLOURS)])
-        axes.bar_label(drawn, fmt="%.3f", fontsize=7)
+        labels = [f"{group[name]:.3f}" if name in group else "" for group in values.values()]
+        axes.bar_label(drawn, labels, fontsize=7)
     axes.set_xticks(np.arange(len(values)), list(values))
     axes.set_ylabel(ylabel)
     _legend(axes)
     return _png(figure)
+
+
+def confusion(counts: npt.NDArray[np.int64], rows: Sequence[str], columns: Sequence[str]) -> bytes:
+    """PNG: how often what a row shows was taken for what a column names; the darker, the larger its share of the row.
+
+    Args:
+        counts: [rows, columns].
+        rows: what is shown.
+        columns: what is answered; where it is named as the row, the answer is right.
+    """
+    figure, axes = _chart(3.0 + 0.48 * max(len(columns), 4), 1.9 + 0.3 * max(len(rows), 4))
+    axes.grid(visible=False)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for row, name in enumerate(rows):
+        for column, answer in enumerate(columns):
+            if not counts[row, column]:
+                continue
+            right = name == answer
+            box = (column - 0.5, row - 0.5)
+            colour = _RIGHT if right else _WRONG
+            share = float(shares[row, column])
+            axes.add_patch(_rectangle(box, colour, 0.15 + 0.75 * share))
+            ink = _PAPER if share > 0.45 else _INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=ink)
+    axes.set_xticks(np.arange(len(columns)), list(map(_shortened, columns)), rotation=40, ha="right", fontsize=7)
+    axes.set_yticks(np.arange(len(rows)), list(map(_shortened, rows)), fontsize=7)
+    right_edge, below = max(len(columns), 1) - 0.5, max(len(rows), 1) - 0.5
+    axes.set(xlabel="answered", ylabel="shown", xlim=(-0.5, right_edge), ylim=(below, -0.5))
+    return _png(figure)
+
+
+def _rectangle(corner: tuple[float, float], colour: str, alpha: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
+
+
+def shares(values: Sequence[tuple[str, float, str]], xlabel: str) -> bytes:
+    """PNG: lying bars from 0 to 1, one below the other.
+
+    Args:
+        values: of each its name, its share and what is told behind it.
+        xlabel: what the share is of.
+    """
+    figure, axes = _chart(height=1.0 + 0.22 * max(len(values), 4))
+    at = np.arange(len(values))
+    drawn = axes.barh(at, [share for _, share, _ in values], color=_COLOURS[0])
+    axes.bar_label(drawn, [told for *_, told in values], fontsize=7, padding=3)
+    axes.set_yticks(at, [_shortened(name) for name, *_ in values], fontsize=7)
+    axes.set(xlabel=xlabel, xlim=(0, 1.25), ylim=(max(len(values), 1) - 0.5, -0.5))
+    axes.set_xticks(np.linspace(0, 1, 6))
+    return _png(figure)
+
+
+def _shortened(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def groups_of_images(

@@ -70,6 +70,7 @@ class Writer:
         self.store = store
         self.outputs: dict[str, Written] = {}
         self._before_first = before_first
+        self._begun = False
 
     @contextmanager
     def writing(self, path: str) -> Iterator[IO[bytes]]:
@@ -77,9 +78,14 @@ class Writer:
         with self.store.writing(path) as file:
             hashing = _HashingFile(file)
             yield hashing  # type: ignore[misc]
-            if not self.outputs:
+            if not self._begun:
                 self._before_first()
+                self._begun = True
         self.outputs[path] = Written(size=hashing.size, sha256=hashing.sha256.hexdigest())
+
+    def keep(self, path: str, written: Written) -> None:
+        """Count a file that lies there already, whole, as this asset's."""
+        self.outputs[path] = written
 
     def write(self, path: str, data: bytes) -> None:
         """Write `data` as the whole of `path`."""
@@ -176,7 +182,7 @@ def make(
     parameters: Mapping[str, Any],
     code_version: str,
     build: Callable[[Writer], Summary],
-    keep_earlier: bool = False,
+    keep_earlier: bool | str = False,
     again: bool = False,
 ) -> Made:
     """Make `name` by `build`, or find that the same work has been done.
@@ -188,7 +194,8 @@ def make(
         parameters: the values of the recipe that decide the result, as JSON.
         code_version: raised by hand when the code gives another result.
         build: writes the files and returns the figures that describe them.
-        keep_earlier: leave the files of an earlier receipt that this one has not, as other versions.
+        keep_earlier: leave the files of an earlier receipt that this one has not, as other versions; all of them, or
+            those under this folder.
         again: make it whether or not the same work has been done.
     """
     wanted_inputs, wanted_parameters = dict(inputs), json.loads(json.dumps(parameters))
@@ -213,9 +220,10 @@ def make(
         outputs=dict(sorted(writer.outputs.items())),
         summary=summary,
     )
-    if earlier is not None and not keep_earlier:
+    if earlier is not None and keep_earlier is not True:
         for path in set(earlier.outputs) - set(receipt.outputs):
-            store.remove(path)
+            if not (keep_earlier and path.startswith(f"{keep_earlier}/")):
+                store.remove(path)
     store.write(receipt_path(name), receipt.model_dump_json(indent=2).encode() + b"\n")
     return Made(receipt, reused=False)
 

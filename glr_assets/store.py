@@ -100,6 +100,14 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files straight under `folder`, sorted; empty where there is no such folder."""
+        names = self._listed(folder, "file")
+        return [name for name in names if not (name.startswith(".") and name.endswith(".part"))]
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders straight under `folder`, sorted; empty where there is no such folder."""
+        return self._listed(folder, "directory")
+
+    def _listed(self, folder: str, kind: str) -> list[str]:
         path = self.path(folder)
         self.fs.invalidate_cache(path)
         with self.explained("list", folder):
@@ -107,8 +115,7 @@ class Store:
                 found = self.fs.ls(path, detail=True)
             except FileNotFoundError:
                 return []
-        names = sorted(posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file")
-        return [name for name in names if not (name.startswith(".") and name.endswith(".part"))]
+        return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == kind)
 
     def open(self, name: str) -> IO[bytes]:
         """The file `name` for reading, seekable, a block of it in memory.

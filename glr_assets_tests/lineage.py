@@ -7,8 +7,15 @@ from pathlib import Path
 
 from glr_assets.metadata.tables import make_recognition_solution, make_retrieval_solution
 from glr_assets.recipes import Recipe
+from glr_assets.retrieval.embeddings import make_embeddings, make_non_landmark_embeddings
+from glr_assets.retrieval.index import make_faiss_index
+from glr_assets.retrieval.local import make_search_features, make_test_features, wanted_of_search, wanted_of_tests
+from glr_assets.retrieval.recognition_model import make_recognition_model
 from glr_assets.source import Source
+from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
+from glr_assets.training.versions import held_out_ids, make_embedder, open_embedder
+from glr_assets.verification.local_features import Wanted, make_local_features
 from glr_assets_tests.images.handmade import make_curated
 
 SIDE = 64
@@ -67,3 +74,25 @@ def curate(source: Source, store: Store, recipe: Recipe) -> None:
     make_curated(source, store, recipe)
     make_recognition_solution(source, store)
     make_retrieval_solution(source, store)
+
+
+def embed(source: Source, store: Store, recipe: Recipe) -> None:
+    """The embedder of a curated store, every shard's embeddings, and the gallery of non-landmarks."""
+    make_embedder(store, recipe, print)
+    for split in SPLITS:
+        for shard in source.shards(split):
+            make_embeddings(store, split, shard, lambda: open_embedder(store, recipe.execution))
+    make_non_landmark_embeddings(source, store, recipe.retrieval.non_landmark_usage)
+
+
+def index(source: Source, store: Store, recipe: Recipe) -> None:
+    """The index of an embedded store, local features of what is searched and asked, and the recognition model."""
+    make_faiss_index(source, store, recipe.retrieval, recipe.seed)
+    compared, searched = Wanted.of(store, recipe.verification, recipe.seed), wanted_of_search(store, recipe)
+    for shard in source.shards("train"):
+        make_local_features(store, shard, compared, recipe.verification, recipe.execution)
+        make_search_features(store, shard, searched, recipe)
+    tests = wanted_of_tests(store, recipe)
+    for shard in source.shards("test"):
+        make_test_features(store, shard, tests, recipe)
+    make_recognition_model(source, store, recipe, held_out_ids(store))

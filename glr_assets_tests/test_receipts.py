@@ -279,6 +279,34 @@ def test_files_of_earlier_versions_stay_where_asked(store: Store) -> None:
     assert done.receipt.outputs.keys() == {"m/2"}
 
 
+def test_files_of_earlier_versions_stay_below_one_folder_where_asked(store: Store) -> None:
+    make(store, "model", **WORK, build=Builder({"m/1": b"one", "mm/1": b"one", "r": b"one"}), keep_earlier="m")
+    changed = WORK | {"code_version": "2"}
+    make(store, "model", **changed, build=Builder({"m/2": b"two"}), keep_earlier="m")
+    assert every_file(store).keys() == {"m/1", "m/2", receipt_path("model")}
+
+
+def test_a_file_that_lies_there_is_counted_and_the_old_receipt_goes_before_a_new_one(store: Store) -> None:
+    first = make(store, "model", **WORK, build=Builder({"m/weights": b"heavy", "m/card": b"old"})).receipt
+
+    def again(writer: Writer) -> Summary:
+        writer.keep("m/weights", first.outputs["m/weights"])
+        assert find_receipt(store, "model") == first
+        writer.write("m/card", b"new")
+        assert find_receipt(store, "model") is None
+        return {}
+
+    changed = WORK | {"code_version": "2"}
+    receipt = make(store, "model", **changed, build=again).receipt
+    assert every_file(store) == {
+        "m/weights": b"heavy",
+        "m/card": b"new",
+        receipt_path("model"): store.read(receipt_path("model")),
+    }
+    assert receipt.outputs["m/weights"] == first.outputs["m/weights"]
+    assert need_receipt(store, "model") == receipt
+
+
 def test_partitions_have_receipts_of_their_own(store: Store) -> None:
     made(store, Builder({"i/0": b"0"}), name="images/000")
     made(store, Builder({"i/1": b"1"}), name="images/001", inputs={})

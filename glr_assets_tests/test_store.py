@@ -141,6 +141,14 @@ def test_names_are_of_whole_files_straight_under_a_folder(any_store: Store) -> N
     assert any_store.names("train") == ["a", "b", "unfinished"]
 
 
+def test_folders_are_those_straight_under_a_folder(any_store: Store) -> None:
+    assert any_store.folders("models") == []
+    for name in ("models/b/x/file", "models/a/file", "models/file"):
+        any_store.write(name, b"x")
+    assert any_store.folders("models") == ["a", "b"]
+    assert any_store.names("models") == ["file"]
+
+
 def test_removed_and_written_over(any_store: Store) -> None:
     any_store.write("file", b"first, longer")
     any_store.write("file", b"second")

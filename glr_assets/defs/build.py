@@ -16,11 +16,12 @@ from glr_assets.defs import curation, exports, images, ledger, metadata, plannin
 from glr_assets.defs.automation import SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
+from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata import schemas
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN, FILL_POTENTIAL
-from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.schemas import ANSWERS, FAISS_INDEX, NON_LANDMARK_EMBEDDINGS, RECOGNITION_SAMPLES
 from glr_assets.tables import Table
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
@@ -52,6 +53,9 @@ TABLES: dict[str, Table] = {
     "group_calibration": GROUP_CALIBRATION,
     "non_landmark_embeddings": NON_LANDMARK_EMBEDDINGS,
     "faiss_index": FAISS_INDEX,
+    "model_comparison": MODEL_COMPARISON,
+    "recognition_model": RECOGNITION_SAMPLES,
+    "submission": ANSWERS,
 }
 
 

@@ -1,4 +1,4 @@
-"""What an asset tells Dagster of what it made: figures, columns, pictures and the version of its content."""
+"""What an asset tells Dagster: figures, columns, pictures, texts and versions of what it made; how a training goes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import dagster as dg
 from glr_assets.receipts import Made
 from glr_assets.store import Store
 from glr_assets.tables import Table
+from glr_assets.training.kept import Sight
 
-#: Pictures live in the event log, which is a database: larger ones stay in the store and are only named.
-MAX_PICTURE_BYTES = 100_000
+#: Pictures and texts live in the event log, which is a database: larger ones stay in the store and are only named.
+MAX_SHOWN_BYTES = 100_000
+_PICTURES = {"png": "image/png", "jpg": "image/jpeg"}
 DATA_VERSION_TAG = "dagster/data_version"
 
 
@@ -33,7 +35,7 @@ def columns_of(table: Table) -> dg.TableSchema:
 
 
 def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> dict[str, Any]:
-    """An asset's figures and files, its columns, and its pictures where the store to read them is given."""
+    """An asset's figures and files, its columns, and its pictures and texts where the store to read them is given."""
     receipt = made.receipt
     metadata: dict[str, Any] = {key: value for key, value in receipt.summary.items() if value is not None}
     rows = receipt.summary.get("rows", receipt.summary.get("seen", receipt.summary.get("requested")))
@@ -46,24 +48,48 @@ def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> 
     # Of this run alone: seconds, bytes read and spared.
     metadata |= {f"run: {key}": value for key, value in made.run.items()}
     if store is not None:
-        metadata |= pictures_of(made, store)
+        metadata |= shown_files(made, store)
     return metadata
 
 
-def pictures_of(made: Made, store: Store) -> dict[str, Any]:
-    """The pictures among an asset's files, as Markdown with the bytes inside."""
-    pictures: dict[str, Any] = {}
+def shown_files(made: Made, store: Store) -> dict[str, Any]:
+    """The pictures and the Markdown among an asset's files; of a large one its URL."""
+    shown: dict[str, Any] = {}
     for path, written in made.receipt.outputs.items():
-        kind = {"png": "image/png", "jpg": "image/jpeg"}.get(path.rsplit(".", 1)[-1])
-        if kind is None:
+        name, _, ending = path.rsplit("/", 1)[-1].rpartition(".")
+        if ending not in {"md", *_PICTURES}:
             continue
-        name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        if written.size > MAX_PICTURE_BYTES:
-            pictures[f"picture {name}"] = store.full_url(path)
-            continue
-        data = base64.b64encode(store.read(path)).decode()
-        pictures[f"picture {name}"] = dg.MetadataValue.md(f"![{name}](data:{kind};base64,{data})")
-    return pictures
+        key = f"text {name}" if ending == "md" else f"picture {name}"
+        if written.size > MAX_SHOWN_BYTES:
+            shown[key] = store.full_url(path)
+        elif ending == "md":
+            shown[key] = dg.MetadataValue.md(store.read(path).decode())
+        else:
+            shown[key] = _picture(name, store.read(path), _PICTURES[ending])
+    return shown
+
+
+def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{name}](data:{kind};base64,{base64.b64encode(data).decode()})")
+
+
+def observation(asset_key: dg.AssetKey, sight: Sight, partition: str | None = None) -> dg.AssetObservation:
+    """How a training stands, for the asset's page while the run goes on; it says nothing of what is stored."""
+    report = sight.report
+    metadata: dict[str, Any] = {
+        "part": report.part,
+        "epoch": report.epoch,
+        "epochs": report.epochs,
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "seconds_of_epoch": report.seconds,
+        "picture curves": _picture("curves", sight.picture, _PICTURES["png"]),
+    }
+    if report.validation_top1 is not None:
+        metadata["validation_top1"] = report.validation_top1
+    return dg.AssetObservation(
+        asset_key, description=f"epoch {report.epoch} of {report.epochs}", metadata=metadata, partition=partition
+    )
 
 
 def result_of(

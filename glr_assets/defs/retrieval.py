@@ -8,17 +8,29 @@ from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
-from glr_assets.evaluation import report
-from glr_assets.recipes import Evaluation, Execution, Retrieval
-from glr_assets.retrieval import embeddings, index
+from glr_assets.evaluation import comparison, report
+from glr_assets.evaluation.schemas import MODEL_COMPARISON
+from glr_assets.recipes import Evaluation, Execution, Retrieval, Verification
+from glr_assets.retrieval import embeddings, index, local
+from glr_assets.retrieval import recognition_model as models
 from glr_assets.retrieval import submission as answers
-from glr_assets.retrieval.schemas import EMBEDDINGS, FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.schemas import (
+    ANSWERS,
+    ASKED_FEATURES,
+    EMBEDDINGS,
+    FAISS_INDEX,
+    NON_LANDMARK_EMBEDDINGS,
+    RECOGNITION_SAMPLES,
+    SEARCH_FEATURES,
+)
 from glr_assets.source.base import Split
 from glr_assets.training.versions import held_out_ids, open_embedder, open_untrained
+from glr_assets.verification import local_features
 from glr_assets.verification.manifests import MANIFESTS
 
 ExecutionConfig = launchpad(execution=Execution)
 RetrievalConfig = launchpad(retrieval=Retrieval)
+AnswersConfig = launchpad(retrieval=Retrieval, verification=Verification, execution=Execution)
 EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, execution=Execution)
 
 
@@ -75,23 +87,103 @@ def non_landmark_embeddings(
     deps=["train_embeddings", *MANIFESTS, "non_landmark_embeddings", "embedder"],
 )
 def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """One row per train image that is searched, with its penalty, beside the faiss file and the calibration."""
+    """One row per train image that is searched, with its penalty, beside the faiss file."""
     source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
-    made = index.make_faiss_index(source, store, recipe.retrieval, held_out_ids(store), recipe.seed)
-    return result_of(made, FAISS_INDEX, store)
+    return result_of(index.make_faiss_index(source, store, recipe.retrieval, recipe.seed), FAISS_INDEX, store)
 
 
 @table_asset(
-    None,
+    SEARCH_FEATURES,
+    name="search_features",
+    group="retrieval",
+    code_version=local_features.CODE_VERSION,
+    kinds={"opencv"},
+    deps=["train_images", *MANIFESTS, "image_catalog"],
+    partitions_def=SHARDS["train"],
+    backfill_policy=SHARD_BACKFILL,
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def search_features(
+    context: dg.AssetExecutionContext,
+    config: AnswersConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per train shard: local features of searched images that `local_features` does not hold."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    wanted = local.wanted_of_search(store, recipe)
+    yield from each_shard(
+        context, SEARCH_FEATURES, lambda shard: local.make_search_features(store, shard, wanted, recipe)
+    )
+
+
+@table_asset(
+    ASKED_FEATURES,
+    name="test_features",
+    group="retrieval",
+    code_version=local_features.CODE_VERSION,
+    kinds={"opencv"},
+    deps=["test_images", "image_catalog"],
+    partitions_def=SHARDS["test"],
+    backfill_policy=SHARD_BACKFILL,
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def test_features(
+    context: dg.AssetExecutionContext,
+    config: AnswersConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per test shard: local features of its stored images, which re-ranking compares."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    wanted = local.wanted_of_tests(store, recipe)
+    yield from each_shard(context, ASKED_FEATURES, lambda shard: local.make_test_features(store, shard, wanted, recipe))
+
+
+@table_asset(
+    RECOGNITION_SAMPLES,
+    group="retrieval",
+    code_version=models.CODE_VERSION,
+    kinds={"faiss", "numba"},
+    deps=[
+        "faiss_index",
+        "non_landmark_embeddings",
+        "train_embeddings",
+        "embedder",
+        "local_features",
+        "search_features",
+        "test_features",
+        *MANIFESTS,
+    ],
+)
+def recognition_model(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """How neighbours and local features make a probability, learnt from photographs whose landmark is known."""
+    source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
+    made = models.make_recognition_model(source, store, recipe, held_out_ids(store))
+    return result_of(made, RECOGNITION_SAMPLES, store)
+
+
+@table_asset(
+    ANSWERS,
     group="retrieval",
     code_version=answers.CODE_VERSION,
-    kinds={"csv", "faiss"},
-    deps=["test_embeddings", "faiss_index", "non_landmark_embeddings", "test_metadata"],
+    kinds={"csv", "faiss", "numba"},
+    deps=[
+        "test_embeddings",
+        "train_embeddings",
+        "faiss_index",
+        "recognition_model",
+        "non_landmark_embeddings",
+        "test_metadata",
+        "local_features",
+        "search_features",
+        "test_features",
+    ],
 )
-def submission(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per test image: its landmark and a confidence that no other query changes (Kaggle's format)."""
     source, store = platform.open_source(), platform.open_store()
-    return result_of(answers.make_submission(source, store, platform.load_recipe(config).retrieval), None, store)
+    return result_of(answers.make_submission(source, store, platform.load_recipe(config)), ANSWERS, store)
 
 
 @table_asset(
@@ -124,7 +216,11 @@ def retrieval_submission(
         "landmark_labels",
         *MANIFESTS,
         "image_catalog",
+        "faiss_index",
         "non_landmark_embeddings",
+        "embedder",
+        "train_embeddings",
+        "test_embeddings",
     ],
 )
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -133,11 +229,28 @@ def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeRe
     return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(recipe)), None, store)
 
 
+@table_asset(
+    MODEL_COMPARISON,
+    group="retrieval",
+    code_version=comparison.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=["embedder", "evaluation"],
+)
+def model_comparison(platform: Platform) -> dg.MaterializeResult:
+    """One row per finished version of the embedder: in what it differs from the others, and how good it is."""
+    store = platform.open_store()
+    return result_of(comparison.make_model_comparison(store), MODEL_COMPARISON, store)
+
+
 ASSETS = [
     *(_embedding_shards(split) for split in SHARDS),
     non_landmark_embeddings,
     faiss_index,
+    search_features,
+    test_features,
+    recognition_model,
     submission,
     retrieval_submission,
     evaluation,
+    model_comparison,
 ]

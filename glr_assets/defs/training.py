@@ -6,11 +6,13 @@ import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
 from glr_assets.defs.platform import Platform, launchpad
-from glr_assets.defs.results import result_of
+from glr_assets.defs.results import observation, result_of
 from glr_assets.defs.shards import GROUP_BACKFILL, GROUPS, each_shard
 from glr_assets.evaluation.answers import scores_of_answers
+from glr_assets.receipts import Made
 from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
 from glr_assets.training import group_calibration, group_classifiers, groups, versions
+from glr_assets.training.kept import Sight
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 
 EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
@@ -25,7 +27,7 @@ MANIFESTS = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
     group="training",
     code_version=versions.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
-    deps=[*MANIFESTS, "image_catalog"],
+    deps=[*MANIFESTS, "image_catalog", "train_attribution"],
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )
@@ -34,10 +36,13 @@ def embedder(
     config: EmbedderConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
-    """One network, photograph to unit vector: weights, TorchScript, configuration and loss curve of a version."""
-    store = platform.open_store()
-    made = versions.make_embedder(store, platform.load_recipe(config), context.log.info)
-    return result_of(made, None, store)
+    """One network, photograph to unit vector: a version's weights, TorchScript, ONNX, record, card and loss curve."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+
+    def seen(sight: Sight) -> None:
+        context.log_event(observation(context.asset_key, sight))
+
+    return result_of(versions.make_embedder(store, recipe, context.log.info, seen), None, store)
 
 
 @table_asset(
@@ -60,7 +65,7 @@ def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeRe
     group="training",
     code_version=group_classifiers.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
-    deps=["training_groups", "image_catalog"],
+    deps=["training_groups", "image_catalog", "train_attribution"],
     partitions_def=GROUPS,
     backfill_policy=GROUP_BACKFILL,
     pool=GPU_POOL,
@@ -71,15 +76,16 @@ def classifiers_of_groups(
     config: ClassifierConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
-    """One partition per group: a classifier of its landmarks, with TorchScript, metrics and loss curve of a version."""
+    """One partition per group: a version's TorchScript, ONNX, record, card and loss curve for its landmarks."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    yield from each_shard(
-        context,
-        None,
-        lambda group: group_classifiers.make_group_classifier(store, group, recipe, context.log.info),
-        "group",
-        store,
-    )
+
+    def made(group: str) -> Made:
+        def seen(sight: Sight) -> None:
+            context.log_event(observation(context.asset_key, sight, group))
+
+        return group_classifiers.make_group_classifier(store, group, recipe, context.log.info, seen)
+
+    yield from each_shard(context, None, made, "group", store)
 
 
 @table_asset(

@@ -6,7 +6,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from glr_assets.evaluation.controls import dhash_neighbours, untrained_neighbours
+from glr_assets.evaluation.comparison import VERSIONS, evaluated_folder, write_scores
+from glr_assets.evaluation.confusion import embeddings_of, write_errors
+from glr_assets.evaluation.controls import dhash_neighbours, rootsift_votes, untrained_neighbours
 from glr_assets.evaluation.metrics import Prediction
 from glr_assets.evaluation.score import (
     RecognitionScores,
@@ -17,6 +19,7 @@ from glr_assets.evaluation.score import (
     recognition_scores,
     retrieval_scores,
 )
+from glr_assets.evaluation.steps import write_steps
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import LANDMARK_LABELS, RECOGNITION_SOLUTION, RETRIEVAL_SOLUTION
 from glr_assets.plots import Thumbnail, bars, gallery
@@ -29,12 +32,14 @@ from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets.verification.manifests import kept_images
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
 RETRIEVED_PICTURE = "reports/evaluation_retrieved.jpg"
 SHOWN = 7
+#: Of a submission's confidence, which is 1/2 where the probability is.
+LEAST_CONFIDENCE = 0.5
 QUERIES_SHOWN = 5
 
 
@@ -79,37 +84,50 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         if recipe.evaluation.controls:
             controls = control_predictions(store, recipe, solution, untrained())
             scores |= {name: recognition_scores(found, solution) for name, found in controls.items()}
+        if recipe.evaluation.vote:
+            voters = kept_images(store, recipe.retrieval.manifest)
+            votes = rootsift_votes(store, voters, sorted(solution.landmarks), recipe.execution.threads)
+            scores |= {"RootSIFT vote": recognition_scores(votes, solution)}
         retrieval = retrieval_solution(store)
         retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
         map100 = retrieval_scores(retrieved, retrieval).map100 if any(retrieval.images.values()) else None
-        writer.json(REPORT, _document(scores, map100))
+        tests = [name for name in inputs if name.startswith("test_embeddings/")]
+        told, steps = write_steps(store, writer, tests, recipe.retrieval, predictions, solution)
+        document = _document(scores, map100) | told
+        writer.json(REPORT, document)
+        write_scores(writer, folder, document, inputs["recognition_solution"], recipe.retrieval)
         writer.write(SCORES_PICTURE, _bars(scores))
         writer.write(ANSWERS_PICTURE, _answers(store, predictions, solution))
         writer.write(RETRIEVED_PICTURE, _retrieved(store, retrieved, retrieval))
-        return {"scored": True, "map100": map100} | {
+        searched = kept_images(store, recipe.retrieval.manifest)
+        errors = write_errors(store, writer, predictions, solution.landmarks, searched, embeddings, folder)
+        figures = {
             f"{figure}{'' if name == 'embedder' else f' of {name}'}": getattr(found, figure)
             for name, found in scores.items()
             for figure in ("gap", "gap_landmarks_only", "top1")
         }
+        return {"scored": True, "map100": map100} | figures | steps | errors
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
-    names += ["image_catalog"]
+    names += ["image_catalog", "embedder", recipe.retrieval.manifest, "faiss_index", "non_landmark_embeddings"]
+    parameters: dict[str, Any] = {
+        "evaluation": recipe.evaluation.model_dump(),
+        "retrieval": recipe.retrieval.model_dump(),
+    }
     if recipe.evaluation.controls:
-        names += [recipe.retrieval.manifest, "non_landmark_embeddings"]
-    parameters: dict[str, Any] = {"evaluation": recipe.evaluation.model_dump()}
-    if recipe.evaluation.controls:
-        parameters |= {
-            "embedder": recipe.embedder.model_dump(),
-            "retrieval": recipe.retrieval.model_dump(),
-            "seed": recipe.seed,
-        }
+        parameters |= {"embedder": recipe.embedder.model_dump(), "seed": recipe.seed}
+    embeddings = embeddings_of(store)
+    inputs = need_receipts(store, *names) | embeddings
+    folder = evaluated_folder(store)
     return make(
         store,
         "evaluation",
-        inputs=need_receipts(store, *names),
+        inputs=inputs,
         parameters=parameters,
         code_version=CODE_VERSION,
         build=build,
+        # The scores of earlier versions of the embedder stay with them.
+        keep_earlier=VERSIONS,
     )
 
 
@@ -145,18 +163,23 @@ def _bars(scores: dict[str, RecognitionScores]) -> bytes:
 
 
 def _answers(store: Store, predictions: Sequence[Prediction], solution: RecognitionSolution) -> bytes:
-    """Rows of answers: the surest right, the surest wrong, and non-landmarks taken for a landmark most surely."""
+    """Rows of answers, the surest first: right, wrong, non-landmarks taken for a landmark, and landmarks rejected.
+
+    Rejected is what is more likely wrong than right.
+    """
     rows = read_table(store, LANDMARK_LABELS, ["landmark_id", "name"])
     names = dict(zip(rows["landmark_id"].to_pylist(), rows["name"].to_pylist(), strict=True))
     right: list[Prediction] = []
     wrong: list[Prediction] = []
     none: list[Prediction] = []
+    rejected: list[Prediction] = []
     for found in sorted(predictions, key=lambda prediction: (-prediction.confidence, prediction.id)):
         truth = solution.landmarks.get(found.id)
         if truth is not None:
-            kind = right if found.landmark_id in truth else wrong if truth else none
+            accepted = right if found.landmark_id in truth else wrong
+            kind = none if not truth else accepted if found.confidence > LEAST_CONFIDENCE else rejected
             kind.append(found)
-    shown = [row[:SHOWN] for row in (right, wrong, none)]
+    shown = [row[:SHOWN] for row in (right, wrong, none, rejected)]
     reader = ImageReader.of_split(store, "test", [found.id for row in shown for found in row])
     return gallery(
         [[_thumbnail(found, names, solution, reader) for found in row if found.id in reader] for row in shown]

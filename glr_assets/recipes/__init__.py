@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,21 @@ NAMED_RECIPES = ("small", "full")
 
 ManifestName = Literal["train_manifest", "deduped_manifest", "cleaned_manifest"]
 ExportOrder = Literal["shuffled", "balanced", "id"]
+BackboneName = Literal[
+    "resnet-tiny",
+    "resnet-18",
+    "resnet-34",
+    "resnet-50",
+    "convnext-mini",
+    "convnext-tiny",
+    "convnext-small",
+    "convnext-base",
+    "dinov2-mini",
+    "dinov2-small",
+    "dinov2-base",
+]
+#: Side in pixels of the patches of every DINOv2 (Oquab et al. 2023, arXiv 2304.07193).
+DINOV2_PATCH = 14
 
 
 class Section(BaseModel):
@@ -34,6 +49,9 @@ class Execution(Section):
 
     workers: int = Field(0, ge=0, le=256, description="threads that decode images; 0 = one a core")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto = a GPU if any")
+    processes: int = Field(
+        1, ge=1, le=64, description="processes of this machine that train the embedder together; on GPUs one GPU each"
+    )
     retry_failed: bool = Field(False, description="read and decode once more the images of a shard that failed before")
 
     @property
@@ -151,7 +169,72 @@ class Training(Section):
     )
 
 
-class Embedder(Section):
+class Learning(Section):
+    """How a network learns: what the sections of all that is trained have in common."""
+
+    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
+    backbone: BackboneName = Field("resnet-34", description="architecture, built with transformers")
+    image_size: int = Field(384, ge=28, le=1024, description="side in pixels of the square a network sees")
+    start_size: int | None = Field(
+        None,
+        ge=28,
+        le=1024,
+        description="side in pixels of the first epochs' pictures, from which they grow to image_size in steps of the "
+        "same number of epochs; unset: image_size throughout",
+    )
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, le=8192, description="images a batch")
+    accumulate: int = Field(1, ge=1, le=1024, description="batches whose gradients make one step")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        "shuffled",
+        description="shuffled: every image once an epoch; balanced: as many batches, of per_landmark images of each of "
+        "several landmarks, every landmark as often",
+    )
+    per_landmark: int = Field(4, ge=1, le=1024, description="images of a landmark in a balanced batch")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of the one-cycle schedule")
+    warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="decoupled weight decay")
+    clip: float = Field(0.0, ge=0, le=1e6, description="greatest norm of a step's gradient; 0 = any")
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which is what is kept; 0 = the last weights are kept",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
+    onnx: bool = Field(True, description="keep an ONNX file beside the TorchScript, checked to give the same")
+
+    @property
+    def size_step(self) -> int:
+        """Pixels by which the pictures of a training may grow: what the backbone divides sides by, in all."""
+        return DINOV2_PATCH if self.backbone.startswith("dinov2") else 32
+
+    def size_of(self, epoch: int) -> int:
+        """Side in pixels of the pictures of an epoch, counted from 0; the last epoch's is `image_size`."""
+        if self.start_size is None:
+            return self.image_size
+        sizes = range(self.start_size, self.image_size + 1, self.size_step)
+        return sizes[((epoch + 1) * len(sizes) - 1) // self.epochs]
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Self:
+        for key in ("image_size", "start_size"):
+            size = getattr(self, key)
+            # A patch that is cut off is not seen; convolutions take any side, and grow by whole steps alone.
+            counts = self.backbone.startswith("dinov2") or self.start_size is not None
+            if size is not None and counts and size % self.size_step:
+                raise ValueError(f"{key} = {size}, expected a multiple of {self.size_step} for a {self.backbone}")
+        if self.start_size is not None and self.start_size > self.image_size:
+            raise ValueError(f"start_size = {self.start_size} is more than image_size = {self.image_size}")
+        if self.sampling == "balanced" and self.per_landmark > self.batch_size // 2:
+            raise ValueError(
+                f"per_landmark = {self.per_landmark}, expected at most half of batch_size = {self.batch_size}: "
+                "a batch needs two landmarks to tell apart"
+            )
+        return self
+
+
+class Embedder(Learning):
     """The network that turns a photograph into a vector, and how it learns."""
 
     torchscript: str | None = Field(
@@ -160,12 +243,10 @@ class Embedder(Section):
     whitening: bool = Field(
         True, description="centre and whiten a brought-in embedder, learnt on the training photographs"
     )
-    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
-    backbone: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-tiny"] = Field(
-        "resnet-34", description="architecture, built with transformers"
-    )
-    image_size: int = Field(384, ge=32, le=1024, description="side in pixels of the square a network sees")
     dimensions: int = Field(512, ge=8, le=4096, description="length of an embedding")
+    pooling: Literal["gem", "class_token"] = Field(
+        "gem", description="what of the backbone is embedded: its map, by generalised means, or its class token"
+    )
     stages: int = Field(1, ge=1, le=4, description="last stages of the backbone whose pooled features are joined")
     gem_power: float = Field(3.0, ge=1.0, le=10.0, description="first value of the learnt exponent of GeM pooling")
     sub_centers: int = Field(3, ge=1, le=10, description="centres a class of the sub-centre ArcFace head")
@@ -173,15 +254,24 @@ class Embedder(Section):
     margin_base: float = Field(0.05, ge=0, le=1, description="margin = margin_size * n^(-1/4) + margin_base")
     margin_size: float = Field(0.45, ge=0, le=1, description="margin added for the smallest classes")
     margin_ramp: float = Field(0.3, ge=0, le=1, description="share of the epochs over which margins grow to full")
-    epochs: int = Field(10, ge=1, le=1000, description="passes over the training images")
-    batch_size: int = Field(64, ge=2, le=8192, description="images a step")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of the one-cycle schedule")
-    warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="decoupled weight decay")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
+    warm_start_epochs: int = Field(
+        0, ge=0, le=1000, description="passes over the training images, without labels, before the training; 0 = none"
+    )
+    warm_start_learning_rate: float = Field(
+        1e-3, gt=0, le=10, description="peak of the warm start's one-cycle schedule"
+    )
+
+    @model_validator(mode="after")
+    def _pools_what_there_is(self) -> Self:
+        vision_transformer = self.backbone.startswith("dinov2")
+        if self.pooling == "class_token" and not vision_transformer:
+            raise ValueError(f"pooling = 'class_token': a {self.backbone} has no class token; set 'gem', or a dinov2")
+        if vision_transformer and self.stages > 1:
+            raise ValueError(f"stages = {self.stages}: a {self.backbone} has no stages to join; set 1")
+        return self
 
 
-class Groups(Section):
+class Groups(Learning):
     """Landmarks grouped by their number of images, and the classifier of each group."""
 
     count: int = Field(11, ge=1, le=1000, description="groups, each a partition with a classifier of its own")
@@ -195,11 +285,8 @@ class Groups(Section):
     )
     validation_first: float = Field(0.4, gt=0, le=0.9, description="share of the first group's images held out")
     validation_last: float = Field(0.2, gt=0, le=0.9, description="share of the last group's; evenly between")
-    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
-    backbone: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-tiny"] = Field(
-        "resnet-50", description="architecture, built with transformers"
-    )
-    image_size: int = Field(224, ge=32, le=1024, description="side in pixels of the square a network sees")
+    backbone: BackboneName = Field("resnet-50", description="architecture, built with transformers")
+    image_size: int = Field(224, ge=28, le=1024, description="side in pixels of the square a network sees")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the pooled features dropped while training")
     augmentation: float = Field(1.0, ge=0, le=1, description="how far training pictures vary, of the embedder's range")
     outsiders: float = Field(
@@ -209,11 +296,7 @@ class Groups(Section):
         description="images of other groups that train as none of the group's, as a multiple of its own",
     )
     epochs: int = Field(30, ge=1, le=1000, description="passes over a group's training images")
-    batch_size: int = Field(64, ge=2, le=8192, description="images a step")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of the one-cycle schedule")
-    warm_up: float = Field(0.15, gt=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(1e-2, ge=0, le=1, description="decoupled weight decay")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision on a GPU; a CPU uses float32")
     calibrating: int = Field(
         20_000,
         ge=1,
@@ -244,6 +327,13 @@ class Retrieval(Section):
 
     manifest: ManifestName = Field("train_manifest", description="the curated set that is searched")
     per_landmark: int = Field(5, ge=0, description="images a landmark that are searched; 0 = all")
+    index: Literal["auto", "flat", "ivf", "hnsw", "pq"] = Field(
+        "auto", description="how they are searched: flat compares with all; auto chooses by number and memory"
+    )
+    index_memory: int = Field(8192, ge=1, le=2**20, description="MiB of memory that the index may take")
+    index_recall: float = Field(
+        0.99, gt=0, le=1, description="share of the five nearest that an index other than flat shall find"
+    )
     train_penalty_top: int = Field(5, ge=1, description="B: mean of a train image's best cosines to non-landmarks")
     query_penalty_top: int = Field(10, ge=1, description="C: mean of a query's best cosines to non-landmarks")
     neighbours: int = Field(5, ge=1, le=1000, description="train images whose scores are summed by landmark")
@@ -252,6 +342,12 @@ class Retrieval(Section):
         strict=False,
         description="Usage of the test images without landmark that the penalties compare with",
     )
+    rerank: int = Field(
+        100, ge=0, le=1000, description="nearest train images that a query's local features are compared with; 0 = none"
+    )
+    calibrating: int = Field(
+        5000, ge=1, le=10_000_000, description="held-out train images that confidence is learnt from, at most"
+    )
     retrieved: int = Field(100, ge=1, le=100, description="index images answered to a retrieval query")
 
 
@@ -259,6 +355,9 @@ class Evaluation(Section):
     """What the submission is measured beside."""
 
     controls: bool = Field(True, description="also score an untrained embedder and dhash neighbours")
+    vote: bool = Field(
+        False, description="also score a vote of RootSIFT of every query with every train image: milliseconds a pair"
+    )
 
 
 class Exports(Section):

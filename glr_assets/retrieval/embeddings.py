@@ -16,12 +16,13 @@ from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipt, need_receipts
 from glr_assets.retrieval.schemas import EMBEDDINGS, NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.scoring import Gallery
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 Floats = npt.NDArray[np.float32]
 #: Turns encoded images into float32 [n, D], L2-normalised, in their order.
 Embed = Callable[[Iterable[bytes]], Floats]
@@ -29,25 +30,69 @@ Embed = Callable[[Iterable[bytes]], Floats]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Embeddings float32 [n, D] of `ids`, sorted by id."""
+    """Embeddings float32 [n, D] of `ids`, sorted by id.
+
+    `digests` uint64 [n] are the XXH3 of the images' stored bytes, 0 where it is not known; absent where none is.
+    """
 
     ids: list[str]
     vectors: Floats
+    digests: npt.NDArray[np.uint64] | None = None
 
-    def of(self, ids: Sequence[str]) -> Vectors:
+    def of(self, ids: Iterable[str]) -> Vectors:
         """Those of `ids` that are here, sorted by id."""
         row_of = {image_id: row for row, image_id in enumerate(self.ids)}
-        present = sorted(set(ids) & row_of.keys())
-        return Vectors(present, self.vectors[[row_of[image_id] for image_id in present]])
+        return self.rows([row_of[image_id] for image_id in sorted(set(ids) & row_of.keys())])
+
+    def rows(self, rows: Sequence[int]) -> Vectors:
+        """These rows."""
+        at = np.array(rows, np.int64)
+        digests = None if self.digests is None else self.digests[at]
+        return Vectors([self.ids[row] for row in rows], self.vectors[at], digests)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
-def as_table(vectors: Vectors) -> pa.Table:
-    """The columns `id` and `vector` of `EMBEDDINGS`."""
-    count, dimensions = vectors.vectors.shape
-    flat = pa.array(vectors.vectors.reshape(-1), pa.float32())
+@dataclass(frozen=True)
+class NonLandmarks:
+    """The gallery of the penalties: photographs known to show no landmark, no two of the same bytes."""
+
+    images: Vectors
+
+    @functools.cached_property
+    def gallery(self) -> Gallery:
+        """They, indexed."""
+        return Gallery(self.images.ids, self.images.vectors)
+
+    def known_as(self, images: Vectors) -> list[str]:
+        """The id that the gallery has for each image, so that none is compared with itself.
+
+        It is that of the non-landmark of the same bytes, be it itself or a twin, and else its own.
+        """
+        if images.digests is None:
+            return images.ids
+        return [self._of_bytes.get(int(digest), name) for name, digest in zip(images.ids, images.digests, strict=True)]
+
+    @functools.cached_property
+    def _of_bytes(self) -> dict[int, str]:
+        digests = self.images.digests
+        return {} if digests is None else {int(d): n for d, n in zip(digests, self.images.ids, strict=True) if d}
+
+    def penalties(self, images: Vectors, top: int) -> Floats:
+        """B or C of each image, as `Gallery.penalties`."""
+        return self.gallery.penalties(images.vectors, self.known_as(images), top)
+
+
+def as_table(images: Vectors) -> pa.Table:
+    """The columns of `EMBEDDINGS`."""
+    count, dimensions = images.vectors.shape
+    flat = pa.array(images.vectors.reshape(-1), pa.float32())
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * dimensions)
     column = pa.ListArray.from_arrays(offsets, flat)
-    return pa.table({"id": pa.array(vectors.ids, pa.string()), "vector": column})
+    digests = np.zeros(count, np.uint64) if images.digests is None else images.digests
+    stored = pa.array(digests, pa.uint64(), mask=digests == 0)
+    return pa.table({"id": pa.array(images.ids, pa.string()), "vector": column, "stored_xxh3": stored})
 
 
 def from_table(data: pa.Table) -> Vectors:
@@ -55,7 +100,8 @@ def from_table(data: pa.Table) -> Vectors:
     data = data.sort_by("id").combine_chunks()
     column = data["vector"].combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
-    return Vectors(data["id"].to_pylist(), flat.reshape(data.num_rows, -1 if data.num_rows else 0))
+    digests = pc.fill_null(data["stored_xxh3"], pa.scalar(0, pa.uint64())).to_numpy()
+    return Vectors(data["id"].to_pylist(), flat.reshape(data.num_rows, -1 if data.num_rows else 0), digests)
 
 
 def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], Embed]) -> Made:
@@ -69,7 +115,8 @@ def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], 
         reader = ImageReader.of_shard(store, split, shard)
         images = (reader.read(image_id) for image_id in reader.ids)
         vectors = embed()(images) if len(reader) else np.zeros((0, 0), np.float32)
-        writer.table(EMBEDDINGS, as_table(Vectors(reader.ids, vectors)), split=split, shard=shard)
+        digests = np.array([reader.places.xxh3(row) or 0 for row in range(len(reader))], np.uint64)
+        writer.table(EMBEDDINGS, as_table(Vectors(reader.ids, vectors, digests)), split=split, shard=shard)
         return {"rows": len(reader), "dimensions": vectors.shape[1]}
 
     inputs = need_receipts(store, "embedder", f"{split}_images/{shard}")
@@ -116,23 +163,27 @@ def read_embeddings(store: Store, names: Iterable[str]) -> Vectors:
         parts.append(read_table(store, EMBEDDINGS, split=asset.removesuffix("_embeddings"), shard=shard))
     filled = [part for part in parts if part.num_rows]
     if not filled:
-        return Vectors([], np.zeros((0, 0), np.float32))
+        return Vectors([], np.zeros((0, 0), np.float32), np.zeros(0, np.uint64))
     joined = pa.concat_tables(filled)
     rows = joined.append_column("row", pa.array(np.arange(joined.num_rows))).group_by("id", use_threads=False)
     return from_table(joined.take(rows.aggregate([("row", "min")])["row_min"]))
 
 
 def make_non_landmark_embeddings(source: Source, store: Store, usage: Sequence[str]) -> Made:
-    """`non_landmark_embeddings`: the vectors of test images known to show no landmark, of these Usages."""
+    """`non_landmark_embeddings`: the vectors of test images known to show no landmark, of these Usages.
+
+    Of images of the same stored bytes the one of the smallest id is taken: who is one of them shall meet none.
+    """
     shards = embedded_shards(source, store, "test")
 
     def build(writer: Writer) -> Summary:
         solution = read_table(store, RECOGNITION_SOLUTION)
         none = pc.equal(pc.list_value_length(solution["landmark_ids"]), 0)
         chosen = solution.filter(pc.and_(none, pc.is_in(solution["usage"], pa.array(list(usage), pa.string()))))
-        vectors = read_embeddings(store, shards).of(chosen["id"].to_pylist())
-        writer.table(NON_LANDMARK_EMBEDDINGS, as_table(vectors))
-        return {"rows": len(vectors.ids), "listed": chosen.num_rows}
+        found = read_embeddings(store, shards).of(chosen["id"].to_pylist())
+        different = found.rows(first_of_bytes(found))
+        writer.table(NON_LANDMARK_EMBEDDINGS, as_table(different))
+        return {"rows": len(different), "listed": chosen.num_rows, "twins": len(found) - len(different)}
 
     inputs = shards | need_receipts(store, "recognition_solution")
     return make(
@@ -143,3 +194,25 @@ def make_non_landmark_embeddings(source: Source, store: Store, usage: Sequence[s
         code_version=CODE_VERSION,
         build=build,
     )
+
+
+def first_of_bytes(images: Vectors) -> list[int]:
+    """The rows of images that are the first of their bytes; all, where these are not known."""
+    seen: set[int] = set()
+    rows = []
+    for row, digest in enumerate([0] * len(images) if images.digests is None else images.digests.tolist()):
+        if not digest or digest not in seen:
+            rows.append(row)
+            seen.add(digest)
+    return rows
+
+
+def read_non_landmarks(store: Store, dimensions: int) -> NonLandmarks:
+    """The gallery that `make_non_landmark_embeddings` wrote.
+
+    Args:
+        store: the store.
+        dimensions: of a vector where there is none.
+    """
+    found = from_table(read_table(store, NON_LANDMARK_EMBEDDINGS))
+    return NonLandmarks(found if len(found) else Vectors([], np.zeros((0, dimensions), np.float32)))

@@ -1,8 +1,13 @@
-"""The index: the train images that are searched, their penalties, and what turns a score into a confidence."""
+"""The index: the train images that are searched, and their penalties."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,17 +16,29 @@ import pyarrow.compute as pc
 from glr_assets.errors import MissingInputError
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Retrieval
-from glr_assets.retrieval.calibration import Calibration, fit_calibration
-from glr_assets.retrieval.embeddings import Floats, Vectors, embedded_shards, from_table, read_embeddings
-from glr_assets.retrieval.schemas import CALIBRATION_FILE, FAISS_INDEX, INDEX_FILE, NON_LANDMARK_EMBEDDINGS
-from glr_assets.retrieval.scoring import PenalisedIndex, penalties, recognise
+from glr_assets.retrieval.embeddings import (
+    Floats,
+    NonLandmarks,
+    Vectors,
+    embedded_shards,
+    read_embeddings,
+    read_non_landmarks,
+)
+from glr_assets.retrieval.proposers import Kind, Proposer, bytes_of, chosen, opened_faiss, tuned
+from glr_assets.retrieval.schemas import FAISS_INDEX, INDEX_FILE, INDEX_INFO, ROWS_FILE
+from glr_assets.retrieval.scoring import PenalisedIndex
 from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import fixed_width, read_table
 from glr_assets.verification.manifests import kept_images
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+#: An approximate index is measured by how many of so many nearest it finds, for so many images.
+NEAREST: Final = 5
+ASKED: Final = 400
+_TIMED: Final = 30
+_BLOCK: Final = 16_384
 
 
 def searched_images(manifest: pa.Table, per_landmark: int, seed: int) -> pa.Table:
@@ -37,7 +54,7 @@ def searched_images(manifest: pa.Table, per_landmark: int, seed: int) -> pa.Tabl
 
 
 def build_index(
-    images: pa.Table, train: Vectors, non_landmarks: Vectors, recipe: Retrieval
+    images: pa.Table, train: Vectors, non_landmarks: NonLandmarks, recipe: Retrieval
 ) -> tuple[PenalisedIndex, Floats]:
     """The index of `images` (`id, landmark_id`), and the penalty B of each of its rows, float32 [n].
 
@@ -52,94 +69,121 @@ def build_index(
             f"{len(missing)} images of the manifest have no embedding, the first {missing[0]}: "
             "materialise train_embeddings of every shard"
         )
-    of_images = penalties(
-        chosen.vectors, chosen.ids, non_landmarks.vectors, non_landmarks.ids, recipe.train_penalty_top
-    )
+    of_images = non_landmarks.penalties(chosen, recipe.train_penalty_top)
     landmarks = np.array([landmark_of[image_id] for image_id in chosen.ids], np.int64)
     return PenalisedIndex(chosen.ids, landmarks, chosen.vectors, of_images), of_images
 
 
-def calibrate(
-    index: PenalisedIndex,
-    held_out: Vectors,
-    landmark_of: dict[str, int],
-    non_landmarks: Vectors,
-    recipe: Retrieval,
-) -> Calibration:
-    """Fit the confidence on photographs the embedder did not learn from.
-
-    The held-out train images ask for their landmark without finding themselves; non-landmarks ask too, and
-    no answer to them is right. Both are compared with the non-landmarks other than themselves.
-    """
-    scores: list[float] = []
-    correct: list[bool] = []
-    for queries in (held_out, non_landmarks):
-        if not queries.ids:
-            continue
-        own = penalties(
-            queries.vectors, queries.ids, non_landmarks.vectors, non_landmarks.ids, recipe.query_penalty_top
-        )
-        for answer in recognise(index, queries.ids, queries.vectors, own, recipe.neighbours, leave_one_out=True):
-            scores.append(answer.score)
-            correct.append(landmark_of.get(answer.id) == answer.landmark_id)
-    return fit_calibration(scores, correct)
-
-
-def make_faiss_index(source: Source, store: Store, recipe: Retrieval, held_out_ids: Sequence[str], seed: int) -> Made:
-    """`faiss_index`: the index file, its rows with landmarks and penalties, and the calibration.
+def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int) -> Made:
+    """`faiss_index`: the index file, and its rows with landmarks and penalties.
 
     Args:
         source: whose shards count.
         store: the store.
         recipe: `[retrieval]`.
-        held_out_ids: train images that the embedder did not learn from.
         seed: of the order in which a landmark's images are searched.
     """
     shards = embedded_shards(source, store, "train")
 
     def build(writer: Writer) -> Summary:
-        manifest = kept_images(store, recipe.manifest)
         train = read_embeddings(store, shards)
-        non_landmarks = from_table(read_table(store, NON_LANDMARK_EMBEDDINGS))
-        if not non_landmarks.ids:
-            non_landmarks = Vectors([], np.zeros((0, train.vectors.shape[1]), np.float32))
-        index, of_images = build_index(
-            searched_images(manifest, recipe.per_landmark, seed), train, non_landmarks, recipe
-        )
-        landmark_of = dict(zip(manifest["id"].to_pylist(), manifest["landmark_id"].to_pylist(), strict=True))
-        calibration = calibrate(index, train.of(held_out_ids), landmark_of, non_landmarks, recipe)
-        writer.write(INDEX_FILE, index.to_bytes())
-        writer.write(CALIBRATION_FILE, calibration.to_json().encode())
+        non_landmarks = read_non_landmarks(store, train.vectors.shape[1])
+        images = searched_images(kept_images(store, recipe.manifest), recipe.per_landmark, seed)
+        exact, of_images = build_index(images, train, non_landmarks, recipe)
+        kind = chosen(recipe.index, len(exact), exact.dimensions + 1, recipe.index_memory * 2**20)
+        index, recall = (exact, 1.0) if kind == "flat" else approximate(exact, kind, recipe.index_recall, seed)
+        data = index.to_bytes()
+        writer.write(INDEX_FILE, data)
+        if index.proposer is not None:
+            with writer.writing(ROWS_FILE) as file:
+                np.save(file, index.rows)
+        told: Summary = {
+            "kind": kind,
+            "effort": index.proposer.effort if index.proposer is not None else 0,
+            "recall": recall,
+            "bytes": len(data),
+            "bytes_flat": bytes_of("flat", len(exact), exact.dimensions + 1),
+        }
+        writer.json(INDEX_INFO, told)
         writer.table(
             FAISS_INDEX,
             pa.table({"id": index.ids, "landmark_id": index.landmark_ids, "penalty": pa.array(of_images)}),
         )
-        return {
+        figures.update(milliseconds_a_query=milliseconds_a_query(index), milliseconds_exact=milliseconds_a_query(exact))
+        return told | {
             "rows": len(index),
             "landmarks": len(pc.unique(pa.array(index.landmark_ids))),
             "dimensions": index.dimensions,
-            "kind": "flat, exact",
-            "non_landmarks": len(non_landmarks.ids),
-            "calibration_slope": calibration.slope,
-            "calibration_intercept": calibration.intercept,
-            "calibration_samples": calibration.samples,
+            "non_landmarks": len(non_landmarks.images),
         }
 
-    parameters = recipe.model_dump(exclude={"non_landmark_usage", "retrieved"}) | {
-        "seed": seed,
-        "held_out": sorted(held_out_ids),
-    }
-    inputs = shards | need_receipts(store, recipe.manifest, "non_landmark_embeddings", "embedder")
-    return make(store, "faiss_index", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build)
+    figures: Summary = {}
+    decided_by = {"manifest", "per_landmark", "train_penalty_top", "index", "index_memory", "index_recall"}
+    made = make(
+        store,
+        "faiss_index",
+        inputs=shards | need_receipts(store, recipe.manifest, "non_landmark_embeddings", "embedder"),
+        parameters=recipe.model_dump(mode="json", include=decided_by) | {"seed": seed},
+        code_version=CODE_VERSION,
+        build=build,
+    )
+    return made if made.reused else replace(made, run=figures)
 
 
-def open_index(store: Store) -> tuple[PenalisedIndex, Calibration]:
-    """The index and the calibration that `make_faiss_index` wrote.
+def approximate(exact: PenalisedIndex, kind: Kind, wanted: float, seed: int) -> tuple[PenalisedIndex, float]:
+    """The same rows searched by an index of that kind, looking as hard as its recall wants, and that recall.
+
+    Recall is the share of the `NEAREST` best of images of the index, drawn by seed, that it finds, themselves left out.
+
+    Args:
+        exact: what is searched.
+        kind: not flat.
+        wanted: recall.
+        seed: of the draw.
+    """
+    ids = pa.array(exact.ids, pa.string())
+    order = np.lexsort((fixed_width(ids), seeded_hash(ids, seed, "recall of the index")))[:ASKED]
+    queries, names = exact.rows[order, :-1], [exact.ids[row] for row in order]
+    _, truth = exact.search(queries, NEAREST, names)
+
+    def recall(proposer: Proposer) -> float:
+        _, found = exact.proposed_by(proposer).search(queries, NEAREST, names)
+        known = truth >= 0
+        same = (found[:, :, None] == truth[:, None, :]).any(axis=1)
+        return float(same[known].mean()) if known.any() else 1.0
+
+    def blocks() -> Iterator[Floats]:
+        return (exact.rows[start : start + _BLOCK] for start in range(0, len(exact), _BLOCK))
+
+    proposer, reached = tuned(Proposer.build(kind, len(exact), blocks), recall, wanted)
+    return exact.proposed_by(proposer), reached
+
+
+def milliseconds_a_query(index: PenalisedIndex) -> float:
+    """How long a query of its own takes, searched by itself, the median of some."""
+    took = []
+    for row in range(min(_TIMED, len(index))):
+        began = time.perf_counter()
+        index.search(index.rows[row : row + 1, :-1], NEAREST)
+        took.append(time.perf_counter() - began)
+    return round(1000 * statistics.median(took), 3)
+
+
+def open_index(store: Store) -> PenalisedIndex:
+    """The index that `make_faiss_index` wrote; of a local store its files are mapped and read where they are needed.
 
     Raises:
-        MissingInputError: they have not been made.
+        MissingInputError: it has not been made.
+        StoreError: its files are damaged or not of one making.
     """
-    rows = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
-    landmarks = rows["landmark_id"].to_numpy()
-    index = PenalisedIndex.from_bytes(store.read(INDEX_FILE), rows["id"].to_pylist(), landmarks)
-    return index, Calibration.from_json(store.read(CALIBRATION_FILE))
+    table = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
+    ids, landmarks = table["id"].to_pylist(), table["landmark_id"].to_numpy()
+    told = store.read_json(INDEX_INFO)
+    index = opened_faiss(store.path(INDEX_FILE) if store.is_local else store.read(INDEX_FILE))
+    if told["kind"] == "flat":
+        return PenalisedIndex.of_flat(index, ids, landmarks)
+    if store.is_local:
+        rows = np.load(store.path(ROWS_FILE), mmap_mode="r")
+    else:
+        rows = np.load(io.BytesIO(store.read(ROWS_FILE)))
+    return PenalisedIndex.of_rows(rows, ids, landmarks, Proposer.opened(told["kind"], told["effort"], index))

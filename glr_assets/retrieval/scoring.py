@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glr_assets.errors import EmbedderError, MissingInputError, StoreError
+from glr_assets.retrieval.proposers import Proposer, width
 
 Floats = NDArray[np.float32]
 
@@ -44,6 +45,7 @@ _MOST_CANDIDATES = 1024
 # Far above the error of a float32 inner product of unit vectors of up to 4,096 dimensions.
 _FAISS_ERROR = 1e-5
 _RESCORED_VALUES = 2**22
+_MEND = "materialise faiss_index again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,50 +57,58 @@ class Recognition:
     score: float
 
 
-def penalties(
-    vectors: Floats,
-    ids: Sequence[str],
-    non_landmark_vectors: Floats,
-    non_landmark_ids: Sequence[str],
-    top: int,
-    *,
-    block: int = QUERY_BLOCK,
-) -> Floats:
-    """The mean of each image's `top` best cosines to non-landmark images, itself left out: B and C.
+class Gallery:
+    """The photographs without a landmark that others are compared with for their penalties B and C, indexed once."""
 
-    Args:
-        vectors: float32 [n, D], L2-normalised.
-        ids: n image ids.
-        non_landmark_vectors: float32 [m, D], L2-normalised.
-        non_landmark_ids: m distinct image ids; an image is not compared with the one of its own id.
-        top: cosines averaged; where fewer other images are there, all of them.
-        block: images compared at once.
+    def __init__(self, ids: Sequence[str], vectors: Floats) -> None:
+        """Index them.
 
-    Returns:
-        float32 [n]; 0 where there is no other non-landmark image.
+        Args:
+            ids: m distinct image ids.
+            vectors: float32 [m, D], L2-normalised.
 
-    Raises:
-        EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
-    """
-    vectors = _checked(vectors, ids, "photographs")
-    non_landmark_vectors = _checked(non_landmark_vectors, non_landmark_ids, "non-landmark photographs")
-    if not len(non_landmark_ids) or not len(ids):
-        return np.zeros(len(ids), np.float32)
-    _same_dimensions(vectors, non_landmark_vectors.shape[1])
-    index = _flat_index([non_landmark_vectors])
-    own_rows = _rows_of(ids, _distinct(non_landmark_ids))
-    cosines, rows = _nearest(index, vectors, top, own_rows, block)
-    others = rows >= 0
-    total = np.where(others, cosines, 0.0).sum(axis=1)
-    mean = total / np.maximum(others.sum(axis=1), 1)
-    return mean.round(SCORE_DECIMALS).astype(np.float32)
+        Raises:
+            EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
+        """
+        vectors = _checked(vectors, ids, "non-landmark photographs")
+        self._row_of = _distinct(ids)
+        self._index = _flat_index([vectors]) if len(ids) else None
+        self.dimensions = vectors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def penalties(self, vectors: Floats, ids: Sequence[str], top: int, *, block: int = QUERY_BLOCK) -> Floats:
+        """The mean of each image's `top` best cosines to non-landmark images, itself left out: B and C.
+
+        Args:
+            vectors: float32 [n, D], L2-normalised.
+            ids: n ids; an image is not compared with the one of the gallery that has the id given for it.
+            top: cosines averaged; where fewer other images are there, all of them.
+            block: images compared at once.
+
+        Returns:
+            float32 [n]; 0 where there is no other non-landmark image.
+
+        Raises:
+            EmbedderError: the arrays do not fit together or a value is not finite.
+        """
+        vectors = _checked(vectors, ids, "photographs")
+        if self._index is None or not len(ids):
+            return np.zeros(len(ids), np.float32)
+        _same_dimensions(vectors, self.dimensions)
+        cosines, rows = _nearest(self._index, vectors, top, _rows_of(ids, self._row_of), block)
+        others = rows >= 0
+        total = np.where(others, cosines, 0.0).sum(axis=1)
+        mean = total / np.maximum(others.sum(axis=1), 1)
+        return mean.round(SCORE_DECIMALS).astype(np.float32)
 
 
 class PenalisedIndex:
-    """Exact search of index images by cosine - B, as one inner product: [q, 1] · [v, -B] = cosine - B.
+    """Search of index images by cosine - B, as one inner product: [q, 1] · [v, -B] = cosine - B.
 
-    Rows are the images sorted by id, so ties go to the smaller id. `ids` and `landmark_ids` (int64 [n]) are
-    in row order.
+    It is exact, or, with a proposer, among the rows that are proposed. Rows are the images sorted by id, so ties go
+    to the smaller id. `ids` and `landmark_ids` (int64 [n]) are in row order, as `rows` (float32 [n, D + 1]).
     """
 
     def __init__(self, ids: Sequence[str], landmark_ids: NDArray[np.int64], vectors: Floats, penalties: Floats) -> None:
@@ -131,38 +141,62 @@ class PenalisedIndex:
         self._set(_flat_index(columns), [ids[row] for row in order], np.asarray(landmark_ids)[order])
 
     @classmethod
-    def from_bytes(cls, data: bytes, ids: Sequence[str], landmark_ids: NDArray[np.int64]) -> PenalisedIndex:
-        """The index that `to_bytes` wrote, with its `ids` and `landmark_ids` in row order.
+    def of_flat(cls, index: Any, ids: Sequence[str], landmark_ids: NDArray[np.int64]) -> PenalisedIndex:
+        """The index of a flat faiss index, as `to_bytes` wrote it, with its `ids` and `landmark_ids` in row order.
 
         Raises:
-            StoreError: `data` is no flat inner-product faiss index, or belongs to other ids.
+            StoreError: it is no flat inner-product faiss index, or belongs to other ids.
         """
         import faiss
 
-        mend = "materialise faiss_index again"
-        try:
-            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-        except RuntimeError as error:
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StoreError(f"faiss index: {len(data)} bytes cannot be read: {first_line}; {mend}") from error
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise StoreError(f"faiss index: expected a flat inner-product index, found another kind; {mend}")
-        if not index.ntotal == len(ids) == len(landmark_ids):
-            raise StoreError(
-                f"faiss index: {index.ntotal} rows for {len(ids)} ids and {len(landmark_ids)} landmark ids, "
-                f"expected as many of each; {mend}"
-            )
-        if any(ids[row] >= ids[row + 1] for row in range(len(ids) - 1)):
-            raise StoreError(f"faiss index: ids are not distinct and ascending; {mend}")
+            raise StoreError(f"faiss index: expected a flat inner-product index, found another kind; {_MEND}")
         loaded = cls.__new__(cls)
         loaded._set(index, list(ids), np.asarray(landmark_ids))
         return loaded
 
-    def _set(self, index: Any, ids: list[str], landmark_ids: NDArray[np.int64]) -> None:
-        self._index = index
+    @classmethod
+    def of_rows(
+        cls, rows: Floats, ids: Sequence[str], landmark_ids: NDArray[np.int64], proposer: Proposer
+    ) -> PenalisedIndex:
+        """The index of `rows` [n, D + 1], which may be mapped from a file, searched where a proposer points.
+
+        Raises:
+            StoreError: rows, proposer and ids do not belong together.
+        """
+        if not proposer.index.ntotal == len(rows) or proposer.index.d != width(rows.shape[1]):
+            raise StoreError(
+                f"faiss index: {proposer.index.ntotal} rows of {proposer.index.d} numbers for {len(rows)} of "
+                f"{rows.shape[1]}; {_MEND}"
+            )
+        loaded = cls.__new__(cls)
+        loaded._set(None, list(ids), np.asarray(landmark_ids), rows, proposer)
+        return loaded
+
+    def _set(
+        self,
+        index: Any,
+        ids: list[str],
+        landmark_ids: NDArray[np.int64],
+        rows: Floats | None = None,
+        proposer: Proposer | None = None,
+    ) -> None:
+        self._index, self.proposer = index, proposer
+        self.rows = _rows_in(index) if rows is None else rows
+        if not len(self.rows) == len(ids) == len(landmark_ids):
+            raise StoreError(
+                f"faiss index: {len(self.rows)} rows for {len(ids)} ids and {len(landmark_ids)} landmark ids, "
+                f"expected as many of each; {_MEND}"
+            )
+        if any(ids[row] >= ids[row + 1] for row in range(len(ids) - 1)):
+            raise StoreError(f"faiss index: ids are not distinct and ascending; {_MEND}")
         self.ids = ids
         self.landmark_ids = landmark_ids.astype(np.int64)
         self._row_of = {image: row for row, image in enumerate(ids)}
+
+    def proposed_by(self, proposer: Proposer) -> PenalisedIndex:
+        """The same rows, searched where a proposer points."""
+        return self.of_rows(self.rows, self.ids, self.landmark_ids, proposer)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -170,12 +204,14 @@ class PenalisedIndex:
     @property
     def dimensions(self) -> int:
         """D, the length of a vector."""
-        return int(self._index.d) - 1
+        return int(self.rows.shape[1]) - 1
 
     def to_bytes(self) -> bytes:
-        """A faiss index file of [v, -B], which `faiss.read_index` reads too; the ids are kept beside it."""
+        """A faiss index file, of [v, -B] where it is flat; the ids are kept beside it."""
         import faiss
 
+        if self.proposer is not None:
+            return self.proposer.to_bytes()
         return bytes(faiss.serialize_index(self._index).tobytes())
 
     def search(
@@ -205,78 +241,10 @@ class PenalisedIndex:
         _same_dimensions(query_vectors, self.dimensions)
         excluded = None if exclude_ids is None else _rows_of(exclude_ids, self._row_of)
         ones = np.ones((len(query_vectors), 1), np.float32)
-        return _nearest(self._index, np.hstack([query_vectors, ones]), k, excluded, block)
-
-
-def ranked_landmarks(
-    index: PenalisedIndex,
-    query_ids: Sequence[str],
-    query_vectors: Floats,
-    query_penalties: Floats,
-    neighbours: int,
-    *,
-    leave_one_out: bool = False,
-    block: int = QUERY_BLOCK,
-) -> list[list[Recognition]]:
-    """Every landmark among each query's best neighbours, the best first, equal scores by landmark id.
-
-    Args:
-        index: the images that are searched.
-        query_ids: q ids.
-        query_vectors: float32 [q, D], L2-normalised.
-        query_penalties: float32 [q], C of each query.
-        neighbours: index images whose scores count.
-        leave_one_out: do not let a query find the index image of its own id.
-        block: queries searched at once.
-
-    Returns:
-        A list a query; empty only where the index holds nothing but the query itself.
-
-    Raises:
-        EmbedderError: the arrays do not fit together or a value is not finite.
-    """
-    query_vectors = _checked(query_vectors, query_ids, "queries")
-    if len(query_penalties) != len(query_ids) or not np.isfinite(query_penalties).all():
-        raise EmbedderError(
-            f"queries: {len(query_ids)} ids and {len(query_penalties)} penalties, expected a finite penalty "
-            "a query; materialise the embeddings again"
-        )
-    excluded = query_ids if leave_one_out else None
-    scores, rows = index.search(query_vectors, neighbours, excluded, block=block)
-    answers = []
-    for query, penalty, of_neighbours, found in zip(query_ids, query_penalties, scores, rows, strict=True):
-        by_landmark: dict[int, list[float]] = {}
-        known = found >= 0
-        for landmark, score in zip(
-            index.landmark_ids[found[known]].tolist(), of_neighbours[known].tolist(), strict=True
-        ):
-            by_landmark.setdefault(landmark, []).append(score)
-        ranked = [
-            Recognition(query, landmark, round(_support(of_landmark) - float(penalty), SCORE_DECIMALS))
-            for landmark, of_landmark in by_landmark.items()
-        ]
-        answers.append(sorted(ranked, key=lambda answer: (-answer.score, answer.landmark_id)))
-    return answers
-
-
-def recognise(
-    index: PenalisedIndex,
-    query_ids: Sequence[str],
-    query_vectors: Floats,
-    query_penalties: Floats,
-    neighbours: int,
-    *,
-    leave_one_out: bool = False,
-    block: int = QUERY_BLOCK,
-) -> list[Recognition]:
-    """Each query's best landmark and its raw score; a query without any neighbour is left out.
-
-    Arguments and errors are those of `ranked_landmarks`.
-    """
-    ranked = ranked_landmarks(
-        index, query_ids, query_vectors, query_penalties, neighbours, leave_one_out=leave_one_out, block=block
-    )
-    return [answers[0] for answers in ranked if answers]
+        queries = np.hstack([query_vectors, ones])
+        if self.proposer is not None:
+            return _nearest_proposed(self.proposer, self.rows, queries, k, excluded, block)
+        return _nearest(self._index, queries, k, excluded, block)
 
 
 def retrieve(
@@ -312,8 +280,11 @@ def retrieve(
     return [[ids[row] for row in found if row >= 0] for found in rows.tolist()]
 
 
-def _support(scores: Sequence[float]) -> float:
-    """A landmark's score from its neighbours': continuous, and never lower with one neighbour more."""
+def support(scores: Sequence[float]) -> float:
+    """A landmark's score from those of its neighbours, one or more.
+
+    It is continuous in them, and never lower with one neighbour more.
+    """
     best = max(scores)
     return math.fsum(score for score in scores if score > 0) if best > 0 else best
 
@@ -329,11 +300,9 @@ def _nearest(
 
     `excluded` is a row that each query must not find, or -1. Unfilled places are -inf and -1.
     """
-    import faiss
-
     if k < 1:
         raise EmbedderError(f"search for {k} neighbours: expected at least 1; set [retrieval] to more")
-    stored = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    stored = _rows_in(index)
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1, np.int64)
     for part in _parts(np.arange(len(queries)), block):
@@ -359,6 +328,42 @@ def _nearest(
             undecided = undecided[~decided]
             wanted *= 4
     return scores, rows
+
+
+def _nearest_proposed(
+    proposer: Proposer,
+    stored: Floats,
+    queries: Floats,
+    k: int,
+    excluded: NDArray[np.int64] | None,
+    block: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """As `_nearest`, of the rows that are proposed."""
+    if k < 1:
+        raise EmbedderError(f"search for {k} neighbours: expected at least 1; set [retrieval] to more")
+    scores = np.full((len(queries), k), -np.inf)
+    rows = np.full((len(queries), k), -1, np.int64)
+    for part in _parts(np.arange(len(queries)), block):
+        candidates = proposer(queries[part], k + (excluded is not None))
+        exact = _inner_products(queries[part], stored, candidates)
+        out = candidates < 0
+        if excluded is not None:
+            out |= candidates == excluded[part, np.newaxis]
+        exact[out] = -np.inf
+        order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
+        exact = np.take_along_axis(exact, order, axis=1)
+        scores[part, : exact.shape[1]] = exact
+        found = np.take_along_axis(candidates, order, axis=1)
+        rows[part, : exact.shape[1]] = np.where(exact > -np.inf, found, -1)
+    return scores, rows
+
+
+def _rows_in(index: Any) -> Floats:
+    """The rows float32 [n, d] of a flat faiss index, as they lie in its memory."""
+    import faiss
+
+    rows = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+    return np.asarray(rows.reshape(index.ntotal, index.d), np.float32)
 
 
 def _inner_products(queries: Floats, stored: Floats, candidates: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -5,30 +5,41 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from glr_assets.metadata.schemas import INDEX_METADATA, TEST_METADATA
-from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
-from glr_assets.recipes import Retrieval
+from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
+from glr_assets.recipes import Recipe, Retrieval
+from glr_assets.retrieval.answering import Evidence
 from glr_assets.retrieval.calibration import Calibration
-from glr_assets.retrieval.embeddings import Vectors, embedded_shards, from_table, read_embeddings
-from glr_assets.retrieval.index import open_index
-from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
-from glr_assets.retrieval.scoring import PenalisedIndex, Recognition, penalties, recognise, retrieve
+from glr_assets.retrieval.embeddings import embedded_shards, read_embeddings
+from glr_assets.retrieval.local import StoredFeatures
+from glr_assets.retrieval.model import RecognitionModel
+from glr_assets.retrieval.recognition_model import (
+    feature_receipts,
+    feature_shards,
+    need_model_of,
+    open_model,
+    open_witness,
+    shards_of_tests,
+)
+from glr_assets.retrieval.schemas import ANSWERS
+from glr_assets.retrieval.scoring import Recognition, retrieve
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+#: Landmarks of a query that are told.
+KEPT: Final = 5
+#: Queries whose evidence is in memory at once; of the others the answer is.
+_BLOCK: Final = 4096
 SUBMISSION = "submissions/submission.csv"
 RETRIEVAL_SUBMISSION = "submissions/retrieval_submission.csv"
-
-
-def answer(index: PenalisedIndex, queries: Vectors, non_landmarks: Vectors, recipe: Retrieval) -> list[Recognition]:
-    """The best landmark of each query with its raw score, penalty C taken off; no query is its own non-landmark."""
-    own = penalties(queries.vectors, queries.ids, non_landmarks.vectors, non_landmarks.ids, recipe.query_penalty_top)
-    return recognise(index, queries.ids, queries.vectors, own, recipe.neighbours)
 
 
 def recognition_csv(query_ids: Iterable[str], answers: Sequence[Recognition], calibration: Calibration) -> bytes:
@@ -54,23 +65,72 @@ def _csv(header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> bytes:
     return file.getvalue().encode()
 
 
-def make_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
-    """`submission`: a row for every test image, blank for one that is not stored."""
-    shards = embedded_shards(source, store, "test")
+def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
+    """`submission`: a row for every test image, blank for one that is not stored; and what spoke for its answer.
+
+    Raises:
+        MissingInputError: index, gallery, model, embeddings or features have not been made, or not of one recipe.
+    """
+    test, train = embedded_shards(source, store, "test"), embedded_shards(source, store, "train")
+    names = ["recognition_model", "faiss_index", "non_landmark_embeddings", "test_metadata"]
+    inputs = test | need_receipts(store, *names)
+    need_model_of(store, recipe)
+    of_train, of_test = feature_shards(train), {"test_features": shards_of_tests(source, store)}
+    if recipe.retrieval.rerank:
+        inputs |= feature_receipts(store, of_train) | feature_receipts(store, of_test)
 
     def build(writer: Writer) -> Summary:
-        index, calibration = open_index(store)
+        model = open_model(store)
+        witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
         test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
-        queries = read_embeddings(store, shards).of(test_ids)
-        non_landmarks = _or_none(from_table(read_table(store, NON_LANDMARK_EMBEDDINGS)), index.dimensions)
-        answers = answer(index, queries, non_landmarks, recipe) if queries.ids else []
-        writer.write(SUBMISSION, recognition_csv(test_ids, answers, calibration))
-        sure = calibration.probability([found.score for found in answers]) if answers else np.zeros(0)
+        queries = read_embeddings(store, test).of(test_ids)
+        photographs = None
+        if witness.comparer is not None:
+            photographs = StoredFeatures.of(store, of_test).prepared
+        answers, told = [], [ANSWERS.empty()]
+        evidence = witness.of(queries, photographs)
+        while block := list(islice(evidence, _BLOCK)):
+            ranked = [model.ranked(found) for found in block]
+            answers += [best for best, *_ in filter(None, ranked)]
+            rows = (evidence_rows(found, mine, model) for found, mine in zip(block, ranked, strict=True))
+            told.append(ANSWERS.rows(chain.from_iterable(rows)))
+        writer.write(SUBMISSION, recognition_csv(test_ids, answers, model.calibration))
+        writer.table(ANSWERS, pa.concat_tables(told).combine_chunks())
+        sure = model.calibration.probability([found.score for found in answers]) if answers else np.zeros(0)
         return {"rows": len(test_ids), "answered": len(answers), "more_likely_right": int((sure > 0.5).sum())}
 
-    parameters = {"neighbours": recipe.neighbours, "query_penalty_top": recipe.query_penalty_top}
-    inputs = shards | need_receipts(store, "faiss_index", "non_landmark_embeddings", "test_metadata")
-    return make(store, "submission", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build)
+    return make(
+        store,
+        "submission",
+        inputs=inputs,
+        parameters=need_receipt(store, "recognition_model").parameters,
+        code_version=CODE_VERSION,
+        build=build,
+    )
+
+
+def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: RecognitionModel) -> list[dict[str, Any]]:
+    """`ANSWERS` of one query: its `KEPT` likeliest landmarks, the best first, and what speaks for each."""
+    row_of = {landmark: row for row, landmark in enumerate(found.landmark_ids.tolist())}
+    probabilities = model.probabilities([answer.score for answer in ranked[:KEPT]])
+    rows = []
+    for rank, (answer, probability) in enumerate(zip(ranked, probabilities, strict=False), 1):
+        row = row_of[answer.landmark_id]
+        support = float(found.neighbours[row])
+        rows.append(
+            {
+                "id": found.id,
+                "rank": rank,
+                "landmark_id": answer.landmark_id,
+                "score": answer.score,
+                "probability": probability,
+                "neighbours": support if np.isfinite(support) else None,
+                "best": float(found.best[row]),
+                "penalty": found.penalty,
+                "inliers": found.inliers[row].tolist(),
+            }
+        )
+    return rows
 
 
 def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
@@ -96,8 +156,3 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         code_version=CODE_VERSION,
         build=build,
     )
-
-
-def _or_none(vectors: Vectors, dimensions: int) -> Vectors:
-    """Vectors of the index's dimensions also where there is none."""
-    return vectors if vectors.ids else Vectors([], np.zeros((0, dimensions), np.float32))

@@ -60,8 +60,10 @@ class Live:
                 if stamps == self._stamps:
                     return False
                 loaded = Recogniser.open(self._store)
-                generation = Generation(loaded, LookAlikes(loaded.reader))
+                generation = Generation(loaded, LookAlikes(self._store, loaded))
                 _warm(generation.recogniser)
+                if loaded.witness.comparer is not None:
+                    _compile_matching(generation)
                 if self._looked() != stamps:
                     raise MissingInputError(f"{self._store.url}: made anew while it was read; it is read again")
             except (GlrError, OSError, RuntimeError, ValueError, KeyError) as error:
@@ -80,10 +82,8 @@ class Live:
         current = self.current
         if current is None:
             return
-        reader = current.recogniser.reader
         try:
-            image_id = reader.ids[0]
-            current.look_alikes.compare(reader.read(image_id), [image_id])
+            _compile_matching(current)
         except GlrError as error:
             self._stumbled(str(error))
 
@@ -131,6 +131,13 @@ def _warm(recogniser: Recogniser) -> None:
     photo = photograph(_large(recogniser.images.min_side), recogniser.images, Limits())
     for _ in range(3):
         recogniser.recognise([photo], 1, Timings({}))
+
+
+def _compile_matching(generation: Generation) -> None:
+    """Compare an image with itself: what compares local features is compiled by the first pair."""
+    reader = generation.recogniser.reader
+    image_id = reader.ids[0]
+    generation.look_alikes.compare(reader.read(image_id), [image_id])
 
 
 def _large(min_side: int) -> bytes:

@@ -10,17 +10,18 @@ from typing import Final
 
 import numpy as np
 
-from glr_assets.errors import MissingInputError
-from glr_assets.images.dataset import decoded
-from glr_assets.images.reader import ImageReader
 from glr_assets.plots import Matched, matched_pairs
+from glr_assets.receipts import find_receipt
 from glr_assets.recipes import Verification
+from glr_assets.retrieval.local import extracted
+from glr_assets.serving.recogniser import Recogniser
+from glr_assets.store import Store
+from glr_assets.tables import read_table
+from glr_assets.verification.calibration import Thresholds
 from glr_assets.verification.evidence import Judge
-from glr_assets.verification.extractors.rootsift import RootSift
-from glr_assets.verification.features import KeptFeatures, encoded
-from glr_assets.verification.features import decoded as decoded_features
-from glr_assets.verification.local_features import FeatureReader
+from glr_assets.verification.extractors.base import Extractor
 from glr_assets.verification.matching import Agreement, Prepared
+from glr_assets.verification.schemas import VERIFICATION_CALIBRATION
 from glr_assets.verification.traps import refusal
 
 HEIGHT: Final = 260
@@ -52,13 +53,22 @@ class Match:
 
 
 class LookAlikes:
-    """RootSIFT of stored photographs, from the store where `local_features` has it, else from their pixels."""
+    """Local features of stored photographs, from the store where it has them, else from their pixels."""
 
-    def __init__(self, reader: ImageReader) -> None:
-        recipe = Verification()
-        self._reader = reader
-        self._extractor = RootSift(recipe.max_features)
-        self._judge = Judge.of(recipe, self._extractor.min_cosine, self._extractor.oriented)
+    def __init__(self, store: Store, recogniser: Recogniser) -> None:
+        """Compare as the recogniser does, and tell by the store's calibration what is enough.
+
+        Args:
+            store: whose `verification_calibration` counts, where it is of the same features compared alike.
+            recogniser: what answers.
+        """
+        self._reader = recogniser.reader
+        self._extractor = recogniser.extractor
+        verification = recogniser.verification
+        self._judge = Judge.of(verification, self._extractor.min_cosine, self._extractor.oriented)
+        comparer = recogniser.witness.comparer
+        self._features = None if comparer is None else comparer.features
+        self._thresholds = _thresholds(store, self._extractor, self._judge, verification)
         self._known: OrderedDict[str, Prepared] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -73,12 +83,12 @@ class LookAlikes:
             MissingInputError: one of them is not stored.
             StoreError: one of them cannot be read.
         """
-        photo = Prepared.of(_QUERY, self._extracted(jpeg))
+        photo = extracted(self._extractor, _QUERY, jpeg)
         found = []
         for image_id in ids:
             other = self._prepared(image_id)
             agreement = self._judge.matcher.compare(photo, other)
-            enough = agreement.inliers >= self._judge.min_inliers
+            enough = agreement.inliers >= self._wanted(agreement.putative)
             reason = refusal(photo, other, agreement) if enough else ""
             right = enough and not reason
             found.append(Match(image_id, agreement.inliers, reason, right, photo, other, agreement))
@@ -99,28 +109,27 @@ class LookAlikes:
             if image_id in self._known:
                 self._known.move_to_end(image_id)
                 return self._known[image_id]
-        found = Prepared.of(image_id, self._stored(image_id))
+        found = self._stored(image_id)
         with self._lock:
             self._known[image_id] = found
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return found
 
-    def _stored(self, image_id: str) -> KeptFeatures:
-        path = self._reader.places.place(self._reader.row(image_id)).name
-        shard = path.rsplit("/", 1)[-1].removesuffix(".tar")
-        try:
-            features = FeatureReader.of_images(self._reader.store, [shard], [image_id])
-        except MissingInputError:
-            features = None  # made of other images, or not at all
-        same = features is not None and features.extractor == self._extractor.version
-        if features is not None and same and image_id in features:
-            return features[image_id]
-        return self._extracted(self._reader.read(image_id))
+    def _stored(self, image_id: str) -> Prepared:
+        kept = None if self._features is None else next(self._features.prepared([image_id]))
+        return kept if kept is not None else extracted(self._extractor, image_id, self._reader.read(image_id))
 
-    def _extracted(self, jpeg: bytes) -> KeptFeatures:
-        (found,) = self._extractor.extract([decoded(jpeg)])
-        data, count = encoded(found, self._extractor.signed), len(found.descriptors)
-        return decoded_features(
-            data, count, self._extractor.dimensions, self._extractor.signed, found.width, found.height
-        )
+    def _wanted(self, putative: int) -> int:
+        return self._judge.min_inliers if self._thresholds is None else self._thresholds(putative)
+
+
+def _thresholds(store: Store, extractor: Extractor, judge: Judge, recipe: Verification) -> Thresholds | None:
+    """The store's calibrated thresholds; None where there are none, or they are of other features or comparisons."""
+    receipt = find_receipt(store, "verification_calibration")
+    if receipt is None:
+        return None
+    of = {"extractor": extractor.version, "max_features": recipe.max_features, "judge": dict(judge.parameters)}
+    if any(receipt.parameters.get(name) != value for name, value in of.items()):
+        return None
+    return Thresholds.of(read_table(store, VERIFICATION_CALIBRATION))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,20 +22,25 @@ from glr_assets.images.pixels import StoredImage
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import Receipt, digest_of, find_receipt, need_receipt
-from glr_assets.recipes import Images, Retrieval
-from glr_assets.retrieval.calibration import Calibration
-from glr_assets.retrieval.embeddings import Floats, Vectors, from_table
-from glr_assets.retrieval.index import open_index
-from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
-from glr_assets.retrieval.scoring import SCORE_DECIMALS, PenalisedIndex, Recognition, ranked_landmarks
+from glr_assets.recipes import Execution, Images, Retrieval, Verification
+from glr_assets.retrieval.answering import Photographs, Witness
+from glr_assets.retrieval.embeddings import Floats, Vectors
+from glr_assets.retrieval.local import extracted
+from glr_assets.retrieval.model import RecognitionModel
+from glr_assets.retrieval.recognition_model import open_model, open_witness
+from glr_assets.retrieval.scoring import Recognition
 from glr_assets.serving.schemas import Answer, Landmark, Similar
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table
+from glr_assets.verification.extractors import open_extractor
+from glr_assets.verification.extractors.base import Extractor
+from glr_assets.verification.matching import Prepared
 
 #: What an answer is made from; all of it must be there and of one making.
 MADE_FROM: Final = (
     "embedder",
     "faiss_index",
+    "recognition_model",
     "non_landmark_embeddings",
     "image_catalog",
     "landmark_labels",
@@ -44,8 +49,8 @@ MADE_FROM: Final = (
 LEAST_PROBABILITY: Final = 0.5
 """An answer is a landmark where it is more likely right than not."""
 
-#: No image has it: ids have no blank.
-_QUERY: Final = "the photograph"
+#: No image has such an id: ids have no blank.
+_QUERY: Final = "photograph "
 _RIGHTS: Final = ("author", "license", "title", "url")
 
 
@@ -65,42 +70,6 @@ class Timings:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - began
 
 
-class Gallery:
-    """The non-landmarks that a query is compared with for its penalty C, indexed once.
-
-    It gives what `scoring.penalties` gives, which builds its index at every call.
-    """
-
-    def __init__(self, vectors: Vectors, id_of: Mapping[int, str]) -> None:
-        """Index them.
-
-        Args:
-            vectors: of the non-landmarks.
-            id_of: their ids by the XXH3 of their stored bytes: a photograph that is one of them is known as such.
-        """
-        nothing = np.zeros(len(vectors.ids), np.int64)
-        self._index = (
-            PenalisedIndex(vectors.ids, nothing, vectors.vectors, nothing.astype(np.float32)) if vectors.ids else None
-        )
-        self._id_of = id_of
-
-    def __len__(self) -> int:
-        return len(self._index) if self._index is not None else 0
-
-    def id_of(self, photo: StoredImage) -> str:
-        """The id of the non-landmark that a photograph is byte for byte; of another one no id that any image has."""
-        return self._id_of.get(xxhash.xxh3_64_intdigest(photo.jpeg), _QUERY)
-
-    def penalties(self, vectors: Floats, ids: Sequence[str], top: int) -> Floats:
-        """C of each photograph, float32 [n]: the mean of its `top` best cosines to non-landmarks other than itself."""
-        if self._index is None:
-            return np.zeros(len(vectors), np.float32)
-        cosines, rows = self._index.search(vectors, top, ids)
-        others = rows >= 0
-        mean = np.where(others, cosines, 0.0).sum(axis=1) / np.maximum(others.sum(axis=1), 1)
-        return mean.round(SCORE_DECIMALS).astype(np.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class Recogniser:
     """What answers photographs, all of it loaded.
@@ -109,16 +78,20 @@ class Recogniser:
         version: digest of all it was made from.
         images: how a photograph is brought to what the embedder knows: ingest's recipe.
         reader: stored images of the index.
+        witness: index, gallery and comparer of local features.
+        model: from what speaks for a landmark to its probability.
+        verification: how local features are compared.
+        extractor: finds them.
     """
 
     version: str
     images: Images
     reader: ImageReader
-    _recipe: Retrieval
+    witness: Witness
+    model: RecognitionModel
+    verification: Verification
+    extractor: Extractor
     _embed: Any
-    _index: PenalisedIndex
-    _calibration: Calibration
-    _gallery: Gallery
     _labels: Mapping[int, Mapping[str, Any]]
     _rights: pa.Table
 
@@ -133,30 +106,40 @@ class Recogniser:
         """
         receipts = {name: need_receipt(store, name) for name in MADE_FROM}
         _need_one_making(store, receipts)
-        index, calibration = open_index(store)
-        gallery = from_table(read_table(store, NON_LANDMARK_EMBEDDINGS))
-        stored = ImageReader.of_split(store, "test", gallery.ids)
-        digests = {stored.places.xxh3(row): stored.places.name(row) for row in range(len(stored))}
+        answered = receipts["recognition_model"]
+        compared = _known(Verification, answered.parameters.get("verification", {}))
+        execution = Execution()
+        witness = open_witness(
+            store, _feature_shards(answered), _known(Retrieval, answered.parameters), compared, execution
+        )
+        reader = ImageReader.of_split(store, "train", witness.index.ids)
+        extractor = open_extractor(compared, execution.device)
+        if witness.comparer is not None:
+            # While features are made anew, those of the index in use are found in its images.
+            kept = replace(
+                witness.comparer.features, found_anew=lambda name: extracted(extractor, name, reader.read(name))
+            )
+            witness = replace(witness, comparer=replace(witness.comparer, features=kept))
         return cls(
             version=version_of(receipts),
             images=_images_recipe(store),
-            reader=ImageReader.of_split(store, "train", index.ids),
-            _recipe=_known(Retrieval, receipts["faiss_index"].parameters),
+            reader=reader,
+            witness=witness,
+            model=open_model(store),
+            verification=compared,
+            extractor=extractor,
             _embed=_open_embedder(store, str(receipts["embedder"].summary["folder"])),
-            _index=index,
-            _calibration=calibration,
-            _gallery=Gallery(gallery, {digest: name for digest, name in digests.items() if digest is not None}),
-            _labels=_labels(store, index.landmark_ids),
-            _rights=_aligned(store, TRAIN_ATTRIBUTION, index.ids),
+            _labels=_labels(store, witness.index.landmark_ids),
+            _rights=_aligned(store, TRAIN_ATTRIBUTION, witness.index.ids),
         )
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.witness.index)
 
     @property
     def landmarks(self) -> int:
         """How many landmarks the index shows."""
-        return len(np.unique(self._index.landmark_ids))
+        return len(np.unique(self.witness.index.landmark_ids))
 
     def shows(self, image_id: str) -> bool:
         """Whether an image is in the index, and may be shown."""
@@ -177,22 +160,37 @@ class Recogniser:
             vectors = self._embed([photo.jpeg for photo in photos])
         with timings.of("search"):
             found = self.ranked(photos, vectors)
-            scores, rows = self._index.search(vectors, top)
+            scores, rows = self.witness.index.search(vectors, top)
             return [
                 self._answer(ranked[:top], of_photo[known := at >= 0], at[known])
                 for ranked, of_photo, at in zip(found, scores, rows, strict=True)
             ]
 
     def ranked(self, photos: Sequence[StoredImage], vectors: Floats) -> list[list[Recognition]]:
-        """Each photograph's landmarks with their raw scores, the best first: the best is what `submission` answers."""
-        ids = [self._gallery.id_of(photo) for photo in photos]
-        own = self._gallery.penalties(vectors, ids, self._recipe.query_penalty_top)
-        return ranked_landmarks(self._index, ids, vectors, own, self._recipe.neighbours)
+        """Each photograph's landmarks with their scores, the best first: the best is what `submission` answers."""
+        digests = np.array([xxhash.xxh3_64_intdigest(photo.jpeg) for photo in photos], np.uint64)
+        queries = Vectors([f"{_QUERY}{number}" for number in range(len(photos))], vectors, digests)
+        return [self.model.ranked(found) for found in self.witness.of(queries, self._photographs(queries.ids, photos))]
+
+    def _photographs(self, ids: Sequence[str], photos: Sequence[StoredImage]) -> Photographs | None:
+        """Their local features, found as they are asked for; none where they are not compared."""
+        if self.witness.comparer is None:
+            return None
+        photo_of = dict(zip(ids, photos, strict=True))
+
+        def found(asked: Sequence[str]) -> Iterator[Prepared | None]:
+            for name in asked:
+                try:
+                    yield extracted(self.extractor, name, photo_of[name].jpeg)
+                except ValueError:
+                    yield None  # as of a stored image that the extractor refuses
+
+        return found
 
     def _answer(
         self, ranked: Sequence[Recognition], scores: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
     ) -> Answer:
-        probabilities = one_right(self._calibration.probability([found.score for found in ranked]))
+        probabilities = self.model.probabilities([found.score for found in ranked])
         landmarks = [
             Landmark(landmark_id=found.landmark_id, **self._name(found.landmark_id), probability=probability)
             for found, probability in zip(ranked, probabilities, strict=True)
@@ -205,7 +203,7 @@ class Recogniser:
         )
 
     def _similar(self, row: int, score: float) -> Similar:
-        landmark, image_id = int(self._index.landmark_ids[row]), self._index.ids[row]
+        landmark, image_id = int(self.witness.index.landmark_ids[row]), self.witness.index.ids[row]
         rights = {name: self._rights[name][row].as_py() or None for name in _RIGHTS}
         return Similar(
             id=image_id,
@@ -226,30 +224,30 @@ class Recogniser:
         return {"name": label["name"], "category": label["category"], "kind": label["supercategory"]}
 
 
-def one_right(probabilities: Sequence[float] | npt.NDArray[np.float64]) -> list[float]:
-    """Probabilities of ranked answers of which at most one is right.
-
-    Each is calibrated as that of a best answer. The second can only be right where the first is wrong, and so on: the
-    k-th is p_k (1 - p_1) … (1 - p_(k-1)), which leaves the first as it is and never adds up to more than 1.
-    """
-    found, left = [], 1.0
-    for probability in probabilities:
-        found.append(float(probability) * left)
-        left *= 1.0 - float(probability)
-    return found
-
-
 def version_of(receipts: Mapping[str, Receipt | None]) -> str:
     """Digest of what receipts say; where one is absent, of that."""
     return digest_of({name: receipt and receipt.digest for name, receipt in receipts.items()})[:12]
 
 
 def _need_one_making(store: Store, receipts: Mapping[str, Receipt]) -> None:
-    for name in ("embedder", "non_landmark_embeddings"):
-        if receipts["faiss_index"].inputs.get(name) != receipts[name].digest:
-            raise MissingInputError(
-                f"faiss_index in {store.url} is of another {name} than the one there: materialise faiss_index again"
-            )
+    made_of = {"faiss_index": ("embedder", "non_landmark_embeddings")}
+    made_of["recognition_model"] = ("faiss_index", "non_landmark_embeddings")
+    for asset, names in made_of.items():
+        for name in names:
+            if receipts[asset].inputs.get(name) != receipts[name].digest:
+                raise MissingInputError(
+                    f"{asset} in {store.url} is of another {name} than the one there: materialise {asset} again"
+                )
+
+
+def _feature_shards(made: Receipt) -> dict[str, list[str]]:
+    """The local features of train images that the model was made with: asset and shards."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(made.inputs):
+        asset, _, shard = name.partition("/")
+        if asset in {"local_features", "search_features"}:
+            found.setdefault(asset, []).append(shard)
+    return found
 
 
 def _open_embedder(store: Store, folder: str) -> Any:

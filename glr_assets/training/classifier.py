@@ -19,15 +19,14 @@ import torch  # noqa: TID253
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn  # noqa: TID253
 from torch.nn import functional as F  # noqa: TID253
-from transformers import ResNetModel  # noqa: TID253
 
 from glr_assets.errors import ClassifierError, MissingInputError
 from glr_assets.receipts import Writer
 from glr_assets.recipes import Execution, Groups
 from glr_assets.seeded import derived_seed
 from glr_assets.store import Store
+from glr_assets.training.backbones import BACKBONES, pooled, pretrained_backbone, widths
 from glr_assets.training.embedder import CONFIG_NAME, export, load_script, module_outputs, script_bytes
-from glr_assets.training.model import pretrained_backbone, random_backbone
 from glr_assets.training.photographs import CACHE_BYTES, Augmentation, Pixels, TrainingSet, normalised
 from glr_assets.training.trainer import CheckpointKeeper, Device, EpochReport, Lesson, fingerprint_of, run_lesson
 
@@ -39,22 +38,17 @@ FORMAT = 1
 
 
 class ClassifierNetwork(nn.Module):
-    """[B, 3, H, W] normalised RGB → logits float32 [B, classes]: a backbone, mean pooling, dropout, one layer."""
+    """[B, 3, H, W] normalised RGB → logits float32 [B, classes]: a backbone, its own pooling, dropout, one layer."""
 
-    def __init__(self, backbone: ResNetModel, *, classes: int, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, *, classes: int, dropout: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(list(backbone.config.hidden_sizes or [])[-1], classes)
+        self.head = nn.Linear(widths(backbone)[0], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits float32 [B, classes]."""
-        stem = self.backbone.embedder
-        # The stem's own forward compares a traced size with a number, which tracing warns of.
-        features = stem.pooler(stem.embedder(pixels))
-        for stage in self.backbone.encoder.stages:
-            features = stage(features)
-        return self.head(self.dropout(features.mean(dim=(2, 3)))).float()
+        return self.head(self.dropout(pooled(self.backbone, pixels))).float()
 
 
 class ClassifierConfig(BaseModel):
@@ -129,7 +123,7 @@ def fit_classifier(
         cache_bytes: most memory for decoded photographs.
 
     Raises:
-        ClassifierError: fewer than two classes, or a loss that is no longer finite.
+        ClassifierError: fewer than two classes, a loss that is no longer finite, or memory that does not suffice.
         EmbedderError: a photograph that cannot be decoded, weights that cannot be had, or no such device.
     """
     landmarks = tuple(sorted(set(training.landmark_ids)))
@@ -142,7 +136,6 @@ def fit_classifier(
     how = Augmentation().scaled(recipe.augmentation)
     number = {landmark: position for position, landmark in enumerate(landmarks)}
     numbers = [number[landmark] for landmark in training.landmark_ids] + [len(landmarks)] * len(outsiders)
-    network = _initial(recipe, classes, seed)
     lesson = _Lesson(
         (*training.ids, *outsiders),
         numbers,
@@ -153,12 +146,12 @@ def fit_classifier(
         cache_bytes=cache_bytes,
         augmentation=how,
     )
-    lesson.network = network
+    lesson.network = _initial(recipe, classes, seed)
     # Outsiders are of no landmark; no landmark has this number.
     others = TrainingSet(outsiders, (-1,) * len(outsiders), training.read)
     parts = [training, others] if validation is None else [training, others, validation]
 
-    def top1() -> float:
+    def top1(network: ClassifierNetwork) -> float:
         assert validation is not None
         images = map(validation.read, validation.ids)
         size, batch = recipe.image_size, recipe.batch_size
@@ -174,23 +167,21 @@ def fit_classifier(
         progress=progress,
         watched=top1 if validation is not None and len(validation) else None,
         error=ClassifierError,
-        remedy="lower [groups] learning_rate",
+        remedy="lower [groups] learning_rate, or set clip",
+        remedy_of_memory="lower [groups] batch_size and raise accumulate as much, or lower image_size",
     )
-    return FittedClassifier(network, run.history, run.resumed_after)
+    return FittedClassifier(run.network, run.history, run.resumed_after)
 
 
-class _Lesson(Lesson):
+class _Lesson(Lesson[ClassifierNetwork]):
     """The network under cross-entropy."""
 
-    network: ClassifierNetwork
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pixels, targets = batch
+    def batch_loss(self, pixels: Tensor, numbers: Tensor, batch_idx: int) -> Tensor:
         # Dropout that depends on where a training stands, not on what was drawn before: a resumed one draws the same.
         with torch.random.fork_rng(devices=_devices(self.device)):
             torch.manual_seed(derived_seed("dropout", self.seed, self.current_epoch, batch_idx))
             logits = self.network(normalised(pixels))
-        return F.cross_entropy(logits, targets)
+        return F.cross_entropy(logits, numbers)
 
 
 def _devices(device: torch.device) -> list[torch.device]:
@@ -202,7 +193,7 @@ def _initial(recipe: Groups, classes: int, seed: int) -> ClassifierNetwork:
     backbone = pretrained_backbone(recipe.weights, recipe.backbone, "groups") if recipe.weights else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = backbone or random_backbone(recipe.backbone)
+        backbone = backbone or BACKBONES[recipe.backbone].built()
         return ClassifierNetwork(backbone, classes=classes, dropout=recipe.dropout).train()
 
 

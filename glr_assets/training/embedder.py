@@ -29,7 +29,8 @@ from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.receipts import Writer
 from glr_assets.recipes import Embedder
 from glr_assets.store import Store
-from glr_assets.training.model import EmbeddingNetwork, architecture, quiet_transformers
+from glr_assets.training.backbones import quiet_transformers
+from glr_assets.training.model import EmbeddingNetwork, architecture
 from glr_assets.training.photographs import Pixels, normalised, squares
 from glr_assets.training.whitening import within_class_whitening
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
 from glr_assets.seeded import derived_seed
 from glr_assets.training.embedder import embed, torch_device
+from glr_assets.training.held_out import Floats, asked_and_compared, share_right
 from glr_assets.training.margin import SubCentreArcFace, class_margins
 from glr_assets.training.model import EmbeddingNetwork, initial
 from glr_assets.training.photographs import CACHE_BYTES, Augmentation, TrainingSet, normalised
@@ -25,13 +25,12 @@ from glr_assets.training.trainer import (
     Device,
     EpochReport,
     Lesson,
+    NoCheckpoints,
     fingerprint_of,
+    kept_state,
     run_lesson,
 )
-
-# Watching costs forward passes, so it is done on no more images than this.
-WATCHED_IMAGES = 2000
-WATCHED_NEIGHBOURS = 5
+from glr_assets.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def fit(
     *,
     seed: int,
     device: Device = "auto",
+    processes: int = 1,
     workers: int = 0,
     keeper: CheckpointKeeper | None = None,
     progress: Callable[[EpochReport], None] | None = None,
@@ -60,7 +60,7 @@ def fit(
     cache_bytes: int = CACHE_BYTES,
     augmentation: Augmentation | None = None,
 ) -> Fitted:
-    """Train the network of `recipe` on `training`.
+    """Train the network of `recipe` on `training`, after a warm start of its backbone where the recipe has one.
 
     Args:
         training: photographs that train; every landmark in it is a class.
@@ -68,17 +68,19 @@ def fit(
         recipe: the [embedder] table.
         seed: decides the first weights, the order of the photographs and their variations.
         device: where the network runs; auto takes a GPU if there is one.
+        processes: of this machine, that share each batch; on GPUs each has one of its own.
         workers: threads that decode and vary photographs; 0 does it between the steps.
         keeper: given the whole state after each epoch, asked for it at the start. A state of another
             recipe, seed, set of photographs or `data_version` is not resumed from.
-        progress: told of each epoch, after its state is kept.
+        progress: told of each epoch, the warm start's too, after its state is kept.
         data_version: the version of what `training.read` reads, where the same ids can come to differ.
         cache_bytes: most memory for decoded photographs.
         augmentation: how far training pictures are varied.
 
     Raises:
         EmbedderError: fewer than two landmarks, a photograph that cannot be decoded, weights that cannot be
-            had, no such device, or a loss that is no longer finite.
+            had, no such device, a loss that is no longer finite, a warm start whose outputs have become one, or
+            memory that does not suffice.
     """
     place = torch_device(device)
     classes = tuple(sorted(set(training.landmark_ids)))
@@ -88,26 +90,52 @@ def fit(
             "or more; choose another [training] manifest"
         )
     how = augmentation or Augmentation()
-    lesson = _Lesson(training, classes, recipe, seed, workers, cache_bytes, how)
+    keeper = keeper or NoCheckpoints()
+    threads = max(1, workers // processes) if workers else 0
+    lesson = _Lesson(training, classes, recipe, seed, threads, cache_bytes, how)
     parts = [training] if validation is None else [training, validation]
-    compared = _watched(training, validation)
+    fingerprint = fingerprint_of(parts, recipe, seed, data_version, how)
+    if recipe.warm_start_epochs and kept_state(keeper, fingerprint, EmbedderError) is None:
+        warm_start(
+            lesson.network.backbone,
+            training,
+            recipe,
+            seed=seed,
+            device=device,
+            processes=processes,
+            workers=threads,
+            keeper=keeper,
+            progress=progress,
+            fingerprint=fingerprint_of(parts, recipe, seed, data_version, how, "warm start"),
+            cache_bytes=cache_bytes,
+        )
+        lesson.network.train()
+    asked, compared = asked_and_compared(training, validation or TrainingSet((), (), training.read))
+
+    def share_told_right(network: EmbeddingNetwork) -> float:
+        def embedded(images: Iterable[bytes]) -> Floats:
+            size, batch = recipe.image_size, recipe.batch_size
+            return embed(network, images, size, batch_size=batch, device=place.type, workers=workers)
+
+        return share_right(embedded, asked, compared)
+
     run = run_lesson(
         lesson,
         device=device,
-        fingerprint=fingerprint_of(parts, recipe, seed, data_version, how),
+        processes=processes,
+        fingerprint=fingerprint,
         keeper=keeper,
         progress=progress,
-        watched=None if compared is None else lambda: _top1(lesson.network, *compared, recipe, place, workers),
+        watched=share_told_right if len(asked) else None,
         error=EmbedderError,
-        remedy="lower [embedder] learning_rate or scale",
+        remedy="lower [embedder] learning_rate or scale, or set clip",
+        remedy_of_memory="lower [embedder] batch_size and raise accumulate as much, or lower image_size",
     )
-    return Fitted(lesson.network, run.history, classes, run.resumed_after)
+    return Fitted(run.network, run.history, classes, run.resumed_after)
 
 
-class _Lesson(Lesson):
+class _Lesson(Lesson[EmbeddingNetwork]):
     """The network and its head."""
-
-    network: EmbeddingNetwork
 
     def __init__(
         self,
@@ -139,52 +167,10 @@ class _Lesson(Lesson):
             torch.manual_seed(derived_seed("head", seed))
             self.head = SubCentreArcFace(recipe.dimensions, margins, sub_centers=recipe.sub_centers, scale=recipe.scale)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pixels, targets = batch
+    def batch_loss(self, pixels: Tensor, numbers: Tensor, batch_idx: int) -> Tensor:
         ramp = self.recipe.margin_ramp * self.recipe.epochs
         share = min(1.0, self.current_epoch / ramp) if ramp else 1.0
         embeddings = self.network(normalised(pixels))
         # Outside autocast: a margin of some hundredths is lost in bfloat16's cosines.
         with torch.autocast(self.device.type, enabled=False):
-            return F.cross_entropy(self.head(embeddings.float(), targets, share), targets)
-
-
-def _top1(
-    network: EmbeddingNetwork,
-    known: TrainingSet,
-    asked: TrainingSet,
-    recipe: Embedder,
-    device: torch.device,
-    workers: int,
-) -> float:
-    """Share of `asked` whose nearest photograph of `known` shows the same landmark."""
-
-    def embedded(part: TrainingSet) -> Any:
-        images = map(part.read, part.ids)
-        return embed(
-            network, images, recipe.image_size, batch_size=recipe.batch_size, device=device.type, workers=workers
-        )
-
-    nearest = np.argmax(embedded(asked) @ embedded(known).T, axis=1)
-    return float(np.mean(np.array(known.landmark_ids)[nearest] == np.array(asked.landmark_ids)))
-
-
-def _watched(training: TrainingSet, validation: TrainingSet | None) -> tuple[TrainingSet, TrainingSet] | None:
-    """A bounded choice of (references, queries): some held-out photographs and a few of their landmarks'."""
-    if validation is None or not len(validation):
-        return None
-
-    def chosen(part: TrainingSet, most: int, per_landmark: int, of: set[int]) -> TrainingSet:
-        pairs = sorted(zip(part.ids, part.landmark_ids, strict=True), key=lambda p: (derived_seed("watched", p[0]), p))
-        counts: dict[int, int] = {}
-        kept = []
-        for image_id, landmark in pairs:
-            counts[landmark] = counts.get(landmark, 0) + 1
-            if landmark in of and counts[landmark] <= per_landmark:
-                kept.append((image_id, landmark))
-        kept = kept[:most]
-        return TrainingSet(tuple(i for i, _ in kept), tuple(c for _, c in kept), part.read)
-
-    queries = chosen(validation, WATCHED_IMAGES, len(validation), set(validation.landmark_ids))
-    references = chosen(training, WATCHED_NEIGHBOURS * WATCHED_IMAGES, WATCHED_NEIGHBOURS, set(queries.landmark_ids))
-    return (references, queries) if len(references) else None
+            return F.cross_entropy(self.head(embeddings.float(), numbers, share), numbers)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from glr_assets.training.samplers import Draw
+
 Pixels = npt.NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -266,30 +268,43 @@ class Pictures:
 
 
 class EpochBatches:
-    """The batches of one epoch: (uint8 [B, size, size, 3], class numbers int64 [B]) tensors.
+    """Batches of varied photographs: (uint8 [views · B, size, size, 3], class numbers int64 [B]) tensors.
 
-    Order and variations depend on (seed, epoch, image id) alone, not on `workers` or the order of `ids`.
-    A last batch that is not full is left out, unless it is the only one: its statistics would be poor.
+    Pixels depend on (seed, epoch, draw, view) alone, not on `workers` or on what else is in a batch. Of several
+    views of B photographs, the B first rows are the first view of each.
+
+    Args:
+        batches: what each batch holds, from `samplers.batches_of`.
+        pictures: RGB uint8 [H, W, 3] by id.
+        size: side in pixels of what comes out.
+        seed: of the training.
+        epoch: counted from 0.
+        workers: threads that decode and vary; 0 does it between the batches.
+        augmentation: how far photographs are varied.
+        views: variations of each photograph.
+        part: (number, of how many) of the parts that each batch is dealt out in; this one's alone come.
     """
 
     def __init__(
         self,
-        ids: Sequence[str],
-        classes: Sequence[int],
+        batches: Sequence[Sequence[Draw]],
         pictures: Callable[[str], Pixels],
         *,
         size: int,
-        batch_size: int,
         seed: int,
         epoch: int,
         workers: int,
         augmentation: Augmentation,
+        views: int = 1,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.size, self.workers, self.pictures = size, workers, pictures
+        self.size, self.workers, self.pictures, self.views = size, workers, pictures, views
         self.seed, self.epoch, self.augmentation = seed, epoch, augmentation
-        pairs = sorted(zip(ids, classes, strict=True), key=lambda p: (derived_seed("order", seed, epoch, p[0]), p))
-        full = max(1, len(pairs) // batch_size)
-        self.batches = [pairs[i * batch_size : (i + 1) * batch_size] for i in range(full)]
+        number, parts = part
+        self.batches = [batch[number::parts] for batch in batches]
+        # A process's mean loss counts by its share of the batch's photographs, times the number of processes that
+        # are averaged over: 1 where all have as many.
+        self.weights = [parts * len(own) / len(batch) for own, batch in zip(self.batches, batches, strict=True)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -297,14 +312,19 @@ class EpochBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         import torch
 
-        varied = in_threads(self._varied, [i for batch in self.batches for i, _ in batch], self.workers)
+        wanted = ((draw, view) for batch in self.batches for view in range(self.views) for draw in batch)
+        varied = in_threads(lambda pair: self._varied(*pair), wanted, self.workers)
         for batch in self.batches:
-            pixels = np.stack([next(varied) for _ in batch])
-            yield torch.from_numpy(pixels), torch.tensor([c for _, c in batch], dtype=torch.int64)
+            pixels = np.empty((self.views * len(batch), self.size, self.size, 3), np.uint8)
+            for row in pixels:
+                row[...] = next(varied)
+            yield torch.from_numpy(pixels), torch.tensor([draw.class_number for draw in batch], dtype=torch.int64)
 
-    def _varied(self, image_id: str) -> Pixels:
-        random = np.random.default_rng(derived_seed("augment", self.seed, self.epoch, image_id))
-        return augmented(self.pictures(image_id), self.size, random, self.augmentation)
+    def _varied(self, draw: Draw, view: int) -> Pixels:
+        # The first look at a photograph in an epoch is the same however many looks there are.
+        look = (view, draw.repeat) if view or draw.repeat else ()
+        random = np.random.default_rng(derived_seed("augment", self.seed, self.epoch, draw.id, *look))
+        return augmented(self.pictures(draw.id), self.size, random, self.augmentation)
 
 
 def squares(

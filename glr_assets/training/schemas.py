@@ -1,4 +1,4 @@
-"""Schemas of the grouped images and of the groups' answers to images that none of them learned from."""
+"""Schemas of the grouped images, and of what models answer to images that they did not learn from."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ GROUP_CALIBRATION = Table(
         Column("rejected", pa.bool_(), "Whether the answer is less probable than the recipe asks for"),
         Column("raw_answer", pa.int64(), "Landmark of the highest softmax of any group, as it is"),
         Column("raw_softmax", pa.float64(), "That softmax"),
+    ),
+    ("id",),
+)
+HELD_OUT_ANSWERS = Table(
+    "models/embedder/{version}/held_out.parquet",
+    "one row per held-out photograph that the trained embedder was asked of",
+    (
+        Column("id", pa.string(), "Train image that was held out of training"),
+        Column("landmark_id", pa.int64(), "Landmark it shows"),
+        Column("train_images", pa.int64(), "Images of that landmark that trained"),
+        Column("answer", pa.int64(), "Landmark of the nearest photograph that trained"),
+        Column("nearest", pa.string(), "That photograph"),
+        Column("cosine", pa.float32(), "Its cosine, to four decimals"),
+        Column("own_nearest", pa.string(), "The nearest photograph of the landmark it shows"),
+        Column("own_cosine", pa.float32(), "Its cosine, to four decimals"),
     ),
     ("id",),
 )

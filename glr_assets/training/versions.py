@@ -12,12 +12,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Embedder, Execution, Recipe
 from glr_assets.store import Store
-from glr_assets.training.kept import CHECKPOINT_NAME, CURVES_NAME, StoredCheckpoint, epoch_teller, learning_curves
+from glr_assets.training.held_out import by_class_size, held_out_answers
+from glr_assets.training.kept import (
+    CHECKPOINT_NAME,
+    CURVES_NAME,
+    HISTORY_NAME,
+    LiveTraining,
+    Sight,
+    StoredCheckpoint,
+    end_training,
+    epochs_of,
+    finish_version,
+    learning_curves,
+)
+from glr_assets.training.photographs import TrainingSet, hold_out
+from glr_assets.training.record import ModelRecord, files_of, kept_record, libraries, rights_of
+from glr_assets.training.schemas import HELD_OUT_ANSWERS
 from glr_assets.verification.manifests import kept_images
 
 if TYPE_CHECKING:
@@ -27,46 +44,54 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from glr_assets.training.fitting import Fitted
-    from glr_assets.training.photographs import TrainingSet
     from glr_assets.training.trainer import EpochReport
 
-CODE_VERSION = "1"
-HISTORY_NAME = "history.json"
+CODE_VERSION = "2"
+ONNX_NAME = "embedder.onnx"
 
 
-def make_embedder(store: Store, recipe: Recipe, told: Callable[[str], None]) -> Made:
+def make_embedder(
+    store: Store, recipe: Recipe, told: Callable[[str], None], seen: Callable[[Sight], None] | None = None
+) -> Made:
     """`embedder`: the recipe's network trained on its manifest, or the TorchScript module it names.
+
+    A version that was finished before is not trained again: its card and its ONNX file alone are made anew.
 
     Args:
         store: the store.
         recipe: `[embedder]`, `[training]`, `[execution]` and the seed.
         told: given a line on each epoch.
+        seen: given the curve so far, now and then while it trains.
 
     Raises:
-        EmbedderError: it cannot be trained or brought in; the text says why.
+        EmbedderError: it cannot be trained, brought in or exported; the text says why.
     """
-    inputs = need_receipts(store, recipe.training.manifest, "image_catalog")
-    inputs |= {f"file:{name}": digest for name, digest in _outside_files(recipe.embedder).items()}
+    learned_from = need_receipts(store, recipe.training.manifest, "image_catalog")
+    learned_from |= {f"file:{name}": digest for name, digest in _outside_files(recipe.embedder).items()}
     parameters: dict[str, Any] = {
         "embedder": recipe.embedder.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json"),
         "seed": recipe.seed,
     }
-    version = digest_of([CODE_VERSION, inputs, parameters])[:12]
+    # What is derived of a network is no part of what it is.
+    deciding = parameters | {"embedder": recipe.embedder.model_dump(mode="json", exclude={"onnx"})}
+    folder = f"models/embedder/{digest_of([CODE_VERSION, learned_from, deciding])[:12]}"
 
     def build(writer: Writer) -> Summary:
-        return _build(store, writer, f"models/embedder/{version}", recipe, inputs, told)
+        live = LiveTraining(store, folder, "embedder", told, seen)
+        return _build(store, writer, folder, recipe, learned_from, live)
 
     made = make(
         store,
         "embedder",
-        inputs=inputs,
+        # Whose the photographs are is told on the card, and teaches the network nothing.
+        inputs=learned_from | need_receipts(store, "train_attribution"),
         parameters=parameters,
         code_version=CODE_VERSION,
         build=build,
         keep_earlier=True,
     )
-    store.remove(f"models/embedder/{version}/{CHECKPOINT_NAME}")
+    end_training(store, folder)
     return made
 
 
@@ -75,11 +100,10 @@ def _build(
     writer: Writer,
     folder: str,
     recipe: Recipe,
-    inputs: dict[str, str],
-    told: Callable[[str], None],
+    learned_from: dict[str, str],
+    live: LiveTraining,
 ) -> Summary:
-    from glr_assets.training.embedder import bring_in, config_of, embed, save_embedder, whitened
-    from glr_assets.training.photographs import TrainingSet, hold_out
+    from glr_assets.training.embedder import load_embedder
 
     manifest = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(manifest["id"].to_pylist(), manifest["landmark_id"].to_pylist(), strict=True))
@@ -88,45 +112,114 @@ def _build(
     training, validation = (
         TrainingSet(tuple(ids), tuple(landmark_of[image_id] for image_id in ids), reader.read) for ids in parts
     )
-    summary: Summary = {"folder": folder, "training_images": len(training), "held_out": len(validation)}
-    history: tuple[EpochReport, ...] = ()
-    if recipe.embedder.torchscript is not None:
-        module: Any = bring_in(recipe.embedder.torchscript, recipe.embedder.image_size)
+    record = kept_record(store, folder)
+    if record is None:
+        record = _trained(store, writer, folder, recipe, training, validation, learned_from, live)
     else:
-        fitted = _fitted(store, folder, training, validation, recipe, inputs, told)
+        live.told(f"{folder}: finished before; its card and its ONNX file are made anew")
+        for name, written in record.files.items():
+            writer.keep(f"{folder}/{name}", written)
+    record = finish_version(
+        writer,
+        folder,
+        record,
+        load_embedder(store, folder).module if recipe.embedder.onnx else None,
+        ONNX_NAME,
+        map(training.read, training.ids),
+        rights_of(store, training.ids),
+    )
+    return {
+        "folder": folder,
+        "version": record.version,
+        "training_images": record.training_images,
+        "held_out": record.held_out,
+        "parameters": record.parameters,
+        "epochs": record.epochs or None,
+        "loss": record.loss,
+        "validation_top1": record.validation_top1,
+        "classes": record.landmarks,
+        "dimensions": record.outputs,
+        "onnx": record.without_onnx or True,
+    }
+
+
+def _trained(
+    store: Store,
+    writer: Writer,
+    folder: str,
+    recipe: Recipe,
+    training: TrainingSet,
+    validation: TrainingSet,
+    learned_from: dict[str, str],
+    live: LiveTraining,
+) -> ModelRecord:
+    """The network trained or brought in, projected and kept with all that was learned of it."""
+    from glr_assets.training.embedder import SCRIPT_NAME, bring_in, config_of, embed, save_embedder, whitened
+
+    section, execution = recipe.embedder, recipe.execution
+    history: tuple[EpochReport, ...] = ()
+    if section.torchscript is not None:
+        module: Any = bring_in(section.torchscript, section.image_size)
+    else:
+        fitted = _fitted(store, folder, training, validation, recipe, learned_from, live)
         module, history = fitted.network, fitted.history
         writer.write(f"{folder}/{CURVES_NAME}", learning_curves(history))
-        watched = [report.validation_top1 for report in history if report.validation_top1 is not None]
-        summary |= {
-            "epochs": len(history),
-            "loss": history[-1].loss,
-            "validation_top1": watched[-1] if watched else None,
-        }
-    if recipe.embedder.torchscript is not None and recipe.embedder.whitening:
+
+    def embedded(images: Iterable[bytes]) -> npt.NDArray[np.float32]:
+        return embed(
+            module,
+            images,
+            section.image_size,
+            device=execution.device,
+            workers=execution.threads,
+            precision=section.precision,
+        )
+
+    parameters = sum(tensor.numel() for tensor in module.parameters())
+    if section.torchscript is not None and section.whitening:
         # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
-        images = (reader.read(image_id) for image_id in training.ids)
-        vectors = embed(module, images, recipe.embedder.image_size, device=recipe.execution.device)
+        vectors = embedded(map(training.read, training.ids))
         module = whitened(module.to("cpu"), vectors, training.landmark_ids)
     config = config_of(
         module,
-        recipe.embedder,
-        origin="brought in" if recipe.embedder.torchscript else "trained",
+        section,
+        origin="brought in" if section.torchscript else "trained",
         seed=recipe.seed,
         landmark_ids=training.landmark_ids,
-        data_versions=inputs,
+        data_versions=learned_from,
     )
     save_embedder(writer, folder, module, config)
-    writer.json(
-        f"{folder}/{HISTORY_NAME}",
-        {
-            "epochs": [
-                {"loss": report.loss, "validation_top1": report.validation_top1, "learning_rate": report.learning_rate}
-                for report in history
-            ],
-            "held_out": sorted(validation.ids),
+    answers = held_out_answers(embedded, training, validation)
+    right = pc.equal(answers["answer"], answers["landmark_id"]).to_pylist()
+    version = folder.rsplit("/", 1)[-1]
+    writer.table(HELD_OUT_ANSWERS, answers, version=version)
+    writer.json(f"{folder}/{HISTORY_NAME}", {"epochs": epochs_of(history), "held_out": sorted(validation.ids)})
+    return ModelRecord(
+        model="embedder",
+        version=version,
+        origin="brought in" if section.torchscript else "trained",
+        code_version=CODE_VERSION,
+        seed=recipe.seed,
+        recipe={
+            "embedder": section.model_dump(mode="json", exclude={"onnx"}),
+            "training": recipe.training.model_dump(mode="json"),
         },
+        data_versions=dict(sorted(learned_from.items())),
+        libraries=libraries(),
+        parameters=parameters,
+        image_size=section.image_size,
+        outputs=config.dimensions,
+        landmarks=len(config.landmark_ids),
+        training_images=len(training),
+        outsiders=0,
+        held_out=len(validation),
+        epochs=len(history),
+        loss=history[-1].loss if history else None,
+        validation_top1=sum(right) / len(right) if right else None,
+        by_class_size=by_class_size(answers["landmark_id"].to_pylist(), answers["train_images"].to_pylist(), right),
+        files=files_of(writer, folder),
+        script=SCRIPT_NAME,
     )
-    return summary | {"classes": len(config.landmark_ids), "dimensions": config.dimensions}
 
 
 def _fitted(
@@ -135,8 +228,8 @@ def _fitted(
     training: TrainingSet,
     validation: TrainingSet,
     recipe: Recipe,
-    inputs: dict[str, str],
-    told: Callable[[str], None],
+    learned_from: dict[str, str],
+    live: LiveTraining,
 ) -> Fitted:
     from glr_assets.training.fitting import fit
 
@@ -144,13 +237,15 @@ def _fitted(
         return fit(
             training,
             validation,
-            recipe.embedder,
+            # A state is gone on with whatever is to be derived of the network in the end.
+            recipe.embedder.model_copy(update={"onnx": True}),
             seed=recipe.seed,
             device=recipe.execution.device,
+            processes=recipe.execution.processes,
             workers=recipe.execution.threads,
             keeper=StoredCheckpoint(store, f"{folder}/{CHECKPOINT_NAME}", Path(scratch)),
-            progress=epoch_teller(told),
-            data_version=digest_of(inputs),
+            progress=live,
+            data_version=digest_of(learned_from),
         )
 
 

@@ -41,7 +41,7 @@ from glr_assets.verification import plan
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.extractors.base import Extractor, Pixels
 from glr_assets.verification.features import Features, KeptFeatures, bytes_each, decoded, encoded
-from glr_assets.verification.schemas import FEATURES_FILE, LOCAL_FEATURES
+from glr_assets.verification.schemas import COMPARED_FEATURES, LOCAL_FEATURES, FeatureSet
 
 CODE_VERSION = "1"
 #: Images that extraction may be ahead of writing, for each thread: enough that none waits for a slow one before it.
@@ -85,26 +85,35 @@ class Wanted:
         return self.shards.get(shard, none)
 
 
-def make_local_features(store: Store, shard: str, wanted: Wanted, recipe: Verification, execution: Execution) -> Made:
-    """`local_features/<shard>`: the features of a shard's images that are compared.
+def make_local_features(
+    store: Store,
+    shard: str,
+    wanted: Wanted,
+    recipe: Verification,
+    execution: Execution,
+    kept_as: FeatureSet = COMPARED_FEATURES,
+) -> Made:
+    """`local_features/<shard>`, or another set of features: those of a shard's images that are compared.
 
     What an earlier run found of the same stored image is taken over; the files are those of a run without it. An image
     that cannot be read or decoded is a row that says why, and `[execution] retry_failed` tries such once more.
 
     Args:
         store: where stored images are and features go.
-        shard: a train shard.
+        shard: of the set's split.
         wanted: the images that are compared; what changed elsewhere costs this shard nothing.
         recipe: the extractor.
         execution: threads and device, which change nothing.
+        kept_as: asset, split and files.
 
     Raises:
         MissingInputError: the shard has not been ingested.
         ExtractorError: the extractor cannot be used; nothing is written.
     """
     began = time.monotonic()
-    name = f"local_features/{shard}"
-    job = _Shard(store, shard, wanted.of_shard(shard), open_extractor(recipe, execution.device), execution.threads)
+    name = f"{kept_as.asset}/{shard}"
+    extractor = open_extractor(recipe, execution.device)
+    job = _Shard(store, kept_as, shard, wanted.of_shard(shard), extractor, execution.threads)
     parameters = {
         "extractor": job.extractor.version,
         "dimensions": job.extractor.dimensions,
@@ -114,7 +123,7 @@ def make_local_features(store: Store, shard: str, wanted: Wanted, recipe: Verifi
     figures: Summary = {}
 
     def build(writer: Writer) -> Summary:
-        earlier = _Earlier.find(store, name, shard, parameters)
+        earlier = _Earlier.find(job, name, parameters)
         try:
             summary, carried = _written(job, writer, earlier)
         except _OutdatedError:
@@ -128,7 +137,7 @@ def make_local_features(store: Store, shard: str, wanted: Wanted, recipe: Verifi
     made = make(
         store,
         name,
-        inputs=need_receipts(store, f"train_images/{shard}") | {f"wanted:{shard}": job.digest},
+        inputs=need_receipts(store, f"{kept_as.split}_images/{shard}") | {f"wanted:{shard}": job.digest},
         parameters=parameters,
         code_version=CODE_VERSION,
         build=build,
@@ -142,6 +151,7 @@ class _Shard:
     """All that is needed to make one shard's features."""
 
     store: Store
+    kept_as: FeatureSet
     key: str
     wanted: pa.Table
     extractor: Extractor
@@ -176,13 +186,13 @@ class _Earlier:
         self._ids = np.zeros(0, "S1") if rows is None else fixed_width(rows["id"])
 
     @classmethod
-    def find(cls, store: Store, name: str, shard: str, parameters: Mapping[str, Any]) -> _Earlier:
+    def find(cls, job: _Shard, name: str, parameters: Mapping[str, Any]) -> _Earlier:
         """What is left of a run with these parameters; nothing where there is none, or it is damaged."""
         try:
-            receipt = need_receipt(store, name)
+            receipt = need_receipt(job.store, name)
             if (receipt.parameters, receipt.code_version) != (dict(parameters), CODE_VERSION):
                 return cls()
-            rows = read_table(store, LOCAL_FEATURES, shard=shard)
+            rows = read_table(job.store, job.kept_as.table, shard=job.key)
         except (MissingInputError, TableError):
             return cls()
         return cls(rows.filter(pc.equal(rows["status"], "extracted")))
@@ -199,7 +209,7 @@ class _Earlier:
 
 def _written(job: _Shard, writer: Writer, earlier: _Earlier) -> tuple[Summary, int]:
     """Write features and table; gives the figures of them, and how many images were taken over."""
-    reader = ImageReader.of_shard(job.store, "train", job.key)
+    reader = ImageReader.of_shard(job.store, job.kept_as.split, job.key)
     at = reader.places.rows(job.wanted["id"]).tolist()
     digests = [reader.places.xxh3(row) if row >= 0 else None for row in at]
     known = earlier.of(job.wanted["id"], digests)
@@ -207,7 +217,7 @@ def _written(job: _Shard, writer: Writer, earlier: _Earlier) -> tuple[Summary, i
     fresh = _extracted(job, reader, [row for row, old in zip(at, known, strict=True) if old is None])
     rows: list[dict[str, Any]] = []
     offset = 0
-    with writer.writing(FEATURES_FILE.format(shard=job.key)) as file, _one_opencv_thread():
+    with writer.writing(job.kept_as.file.format(shard=job.key)) as file, _one_opencv_thread():
         for image, digest, old in zip(job.wanted.to_pylist(), digests, known, strict=True):
             outcome = next(fresh if old is None else kept)
             file.write(outcome.data)
@@ -227,7 +237,7 @@ def _written(job: _Shard, writer: Writer, earlier: _Earlier) -> tuple[Summary, i
                 }
             )
             offset += size
-    writer.table(LOCAL_FEATURES, LOCAL_FEATURES.rows(rows), shard=job.key)
+    writer.table(job.kept_as.table, LOCAL_FEATURES.rows(rows), shard=job.key)
     return _summary(rows), sum(row is not None for row in known)
 
 
@@ -250,7 +260,7 @@ def _carried(job: _Shard, rows: Sequence[Mapping[str, Any]]) -> Iterator[_Outcom
     Raises:
         _OutdatedError: the bytes are not there, or not those that it wrote.
     """
-    path = FEATURES_FILE.format(shard=job.key)
+    path = job.kept_as.file.format(shard=job.key)
     found = read_ranges(job.store, (Place(path, row["offset"], row["size"]) for row in rows))
     for row, data in zip(rows, found, strict=True):
         if isinstance(data, StoreError) or xxhash.xxh3_64_intdigest(data) != row["xxh3"]:
@@ -463,10 +473,10 @@ class FeatureReader:
         tables = []
         # Each is a few requests of a remote store, which wait for one another else.
         workers = 1 if store.is_local else RANGES_AHEAD
-        for receipt, rows in ordered(lambda shard: _opened(store, shard, wanted), shards, workers=workers):
+        for receipt, rows in ordered(lambda shard: opened(store, shard, wanted), shards, workers=workers):
             receipts.append(receipt)
             tables.append(rows)
-        _of_one_extractor(store, receipts)
+        need_one_extractor(store, receipts)
         found: dict[str, _Row] = {}
         failed: dict[str, str] = {}
         landmarks: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
@@ -528,11 +538,21 @@ class _Row:
     height: int
 
 
-def _opened(store: Store, shard: str, wanted: Callable[[pa.Table], npt.NDArray[np.bool_]]) -> tuple[Receipt, pa.Table]:
-    """A shard's receipt and the rows of its table that are wanted, once they have shown to be of its file."""
-    receipt = need_receipt(store, f"local_features/{shard}")
-    path = FEATURES_FILE.format(shard=shard)
-    rows = read_table(store, LOCAL_FEATURES, shard=shard)
+def opened(
+    store: Store,
+    shard: str,
+    wanted: Callable[[pa.Table], npt.NDArray[np.bool_]],
+    kept_as: FeatureSet = COMPARED_FEATURES,
+) -> tuple[Receipt, pa.Table]:
+    """A shard's receipt and the rows of its table that are wanted, once they have shown to be of its file.
+
+    Raises:
+        MissingInputError: the shard's features have not been made, or are damaged.
+        TableError: the table is not of the file.
+    """
+    receipt = need_receipt(store, f"{kept_as.asset}/{shard}")
+    path = kept_as.file.format(shard=shard)
+    rows = read_table(store, kept_as.table, shard=shard)
     sizes, offsets = rows["size"].to_numpy(), rows["offset"].to_numpy()
     written = receipt.outputs[path].size if path in receipt.outputs else -1
     each = bytes_each(receipt.parameters.get("dimensions", 0))
@@ -542,13 +562,13 @@ def _opened(store: Store, shard: str, wanted: Callable[[pa.Table], npt.NDArray[n
         or int(sizes.sum()) != written
     ):
         raise TableError(
-            f"{store.full_url(LOCAL_FEATURES.at(shard=shard))}: its places are not those of the {written} bytes in "
-            f"{path}; materialise local_features of shard {shard} again"
+            f"{store.full_url(kept_as.table.at(shard=shard))}: its places are not those of the {written} bytes in "
+            f"{path}; materialise {kept_as.asset} of shard {shard} again"
         )
     return receipt, rows.filter(pa.array(wanted(rows)))
 
 
-def _of_one_extractor(store: Store, receipts: Sequence[Receipt]) -> None:
+def need_one_extractor(store: Store, receipts: Sequence[Receipt]) -> None:
     """Refuse features that cannot be compared.
 
     Raises:
@@ -560,7 +580,7 @@ def _of_one_extractor(store: Store, receipts: Sequence[Receipt]) -> None:
         if values != said[first]:
             raise MissingInputError(
                 f"{name} in {store.url} is of {_told(values)}, {first} of {_told(said[first])}: "
-                "materialise local_features of both shards again"
+                "materialise the features of both shards again"
             )
 
 
@@ -582,7 +602,7 @@ def _fetched_rows(
         for group in [values] if together else [[row] for row in values]:
             if group:
                 first, end = group[0]["offset"], group[-1]["offset"] + group[-1]["size"]
-                asked.append((Place(FEATURES_FILE.format(shard=shard), first, end - first), first, group))
+                asked.append((Place(COMPARED_FEATURES.file.format(shard=shard), first, end - first), first, group))
     found = read_ranges(store, (place for place, _, _ in asked))
     for (place, first, group), data in zip(asked, found, strict=True):
         if isinstance(data, StoreError):

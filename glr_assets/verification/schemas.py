@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 
+from glr_assets.source.base import Split
 from glr_assets.tables import Column, Table
 
 FEATURES_FILE = "features/{shard}.bin"
@@ -25,6 +28,26 @@ LOCAL_FEATURES = Table(
     ),
     ("id",),
 )
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Where local features of one purpose are kept.
+
+    Attributes:
+        asset: has a partition a shard.
+        split: whose shards they are.
+        table: what is known of each image's features.
+        file: path of the features themselves, by `{shard}`.
+    """
+
+    asset: str
+    split: Split
+    table: Table
+    file: str
+
+
+COMPARED_FEATURES = FeatureSet("local_features", "train", LOCAL_FEATURES, FEATURES_FILE)
 VERIFIED_PAIRS = Table(
     "verification/{bucket}.parquet",
     "one row per pair of images of a landmark that was tried",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
@@ -29,17 +32,56 @@ def platform(bucket: str, tmp_path: Path, recipe_file: Path) -> Platform:
 
 @pytest.fixture
 def instance(platform: Platform) -> Iterator[dg.DagsterInstance]:
+    with instance_of(platform) as opened:
+        yield opened
+
+
+@contextmanager
+def instance_of(platform: Platform) -> Iterator[dg.DagsterInstance]:
+    """An instance that knows the partitions of a platform, and no run."""
     with dg.DagsterInstance.ephemeral() as opened:
         sync_shards(opened, platform.open_source())
         sync_counted_parts(opened, platform.load_recipe())
         yield opened
 
 
+class Templates:
+    """Stores of the session's bucket and recipe that are made once and copied to each test."""
+
+    def __init__(self, bucket: str, recipe: Path, folder: Path) -> None:
+        self.bucket, self.recipe, self.folder = bucket, recipe, folder
+
+    @cached_property
+    def curated(self) -> Path:
+        """Everything up to the ledger."""
+        return self._made("curated", None)
+
+    @cached_property
+    def verified(self) -> Path:
+        """That, and the cleaned manifest."""
+        return self._made("verified", self.curated)
+
+    def _made(self, name: str, earlier: Path | None) -> Path:
+        store = self.folder / name
+        if earlier is not None:
+            shutil.copytree(earlier, store)
+        platform = Platform(source=self.bucket, store=str(store), recipe=str(self.recipe))
+        with instance_of(platform) as instance:
+            run = Runner(platform, instance)
+            run.curate() if earlier is None else run.verify()
+        return store
+
+
+@pytest.fixture(scope="session")
+def templates(bucket: str, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(bucket, recipe_file, tmp_path_factory.mktemp("templates"))
+
+
 class Runner:
     """Materialises assets by name, over a range of shards, one shard or none."""
 
-    def __init__(self, platform: Platform, instance: dg.DagsterInstance) -> None:
-        self.platform, self.instance = platform, instance
+    def __init__(self, platform: Platform, instance: dg.DagsterInstance, templates: Templates | None = None) -> None:
+        self.platform, self.instance, self.templates = platform, instance, templates
 
     def __call__(
         self,
@@ -87,6 +129,19 @@ class Runner:
             assert self(f"{split}_images", shards=self.range_of(split)).success
 
     def curated(self) -> None:
+        """A store with everything up to the ledger, of which the instance knows nothing."""
+        assert self.templates is not None
+        self._copied(self.templates.curated)
+
+    def verified(self) -> None:
+        """A store with everything up to the cleaned manifest, of which the instance knows nothing."""
+        assert self.templates is not None
+        self._copied(self.templates.verified)
+
+    def _copied(self, template: Path) -> None:
+        shutil.copytree(template, str(self.platform.store))
+
+    def curate(self) -> None:
         self.images()
         names = (
             "image_catalog",
@@ -100,8 +155,7 @@ class Runner:
         )
         assert self(*names).success
 
-    def verified(self) -> None:
-        self.curated()
+    def verify(self) -> None:
         assert self("local_features", shards=self.range_of("train")).success
         assert self("verification_calibration").success
         keys = self.instance.get_dynamic_partitions("class_buckets")
@@ -114,5 +168,5 @@ class Runner:
 
 
 @pytest.fixture
-def run(platform: Platform, instance: dg.DagsterInstance) -> Runner:
-    return Runner(platform, instance)
+def run(platform: Platform, instance: dg.DagsterInstance, templates: Templates) -> Runner:
+    return Runner(platform, instance, templates)

@@ -8,6 +8,7 @@ from glr_assets.definitions import defs
 from glr_assets.defs.build import ASSETS, TABLES, build_definitions
 from glr_assets.defs.conventions import GPU_POOL
 from glr_assets.defs.shards import GROUP_BACKFILL, SHARD_BACKFILL
+from glr_assets.recipes import Embedder, Evaluation, Execution, Groups, Retrieval, Section, Training
 
 CONTRACT = {
     "metadata": {
@@ -39,13 +40,17 @@ CONTRACT = {
         "test_embeddings",
         "non_landmark_embeddings",
         "faiss_index",
+        "search_features",
+        "test_features",
+        "recognition_model",
         "submission",
         "retrieval_submission",
         "evaluation",
+        "model_comparison",
     },
     "exports": {"train_tfrecords", "train_zip"},
 }
-HEAVY = ("torch", "lightning", "transformers", "faiss", "cv2", "imagehash", "matplotlib", "pandas", "s3fs")
+HEAVY = ("torch", "lightning", "transformers", "faiss", "cv2", "imagehash", "matplotlib", "pandas", "s3fs", "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +95,41 @@ def test_sharded_assets_share_one_backfill_policy() -> None:
 
 def test_gpu_work_carries_the_pool_and_the_tags_of_a_cluster() -> None:
     gpu = {"local_features", "embedder", "group_classifiers", "group_calibration"}
-    gpu |= {"train_embeddings", "index_embeddings", "test_embeddings"}
+    gpu |= {"train_embeddings", "index_embeddings", "test_embeddings", "search_features", "test_features"}
     for asset in ASSETS:
         expected = GPU_POOL if asset.key.to_user_string() in gpu else None
         assert asset.op.pool == expected
         assert ("dagster-k8s/config" in asset.op.tags) == (expected is not None)
+
+
+def test_what_is_dear_is_never_materialised_by_itself(specs: dict[str, dg.AssetSpec]) -> None:
+    assert {name for name, spec in specs.items() if spec.automation_condition is not None} == set()
+    assert not list(build_definitions().schedules or [])
+
+
+SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "embedder": (Embedder, Training, Execution),
+    "training_groups": (Groups, Training),
+    "group_classifiers": (Groups, Execution),
+    "group_calibration": (Groups, Retrieval, Execution),
+    "evaluation": (Evaluation, Retrieval, Execution),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_value_of_the_recipe_is_in_the_launchpad_with_what_it_means(name: str) -> None:
+    (asset,) = (asset for asset in ASSETS if asset.key == dg.AssetKey(name))
+    schema = asset.op.config_schema.as_field()
+    assert schema is not None
+    fields = schema.config_type.fields
+    for section in SECTIONS[name]:
+        values = fields[section.__name__.lower()].config_type.inner_type.fields
+        assert values.keys() == section.model_fields.keys(), section
+        for key, field in section.model_fields.items():
+            assert field.description, key
+            assert values[key].description == field.description, key
+            assert not values[key].is_required, key
+    assert fields.keys() == {"seed", *(section.__name__.lower() for section in SECTIONS[name])}
 
 
 def test_definitions_are_loadable_and_have_the_sensor() -> None:

@@ -63,6 +63,12 @@ def test_groups_are_trained_one_or_all_calibrated_and_answer(
     event = latest(instance, "group_classifiers", "01")
     assert event.metadata["landmarks"].value == 2
     assert "picture curves" in event.metadata
+    assert str(event.metadata["text card"].value).startswith("# Landmark classifier of group 01")
+    (seen,) = instance.fetch_observations(
+        dg.AssetRecordsFilter(dg.AssetKey("group_classifiers"), asset_partitions=["01"]), limit=9
+    ).records
+    assert seen.asset_observation is not None
+    assert seen.asset_observation.metadata["epoch"].value == 1
     assert (event.tags or {})["dagster/data_version"] == need_receipt(store, "group_classifiers/01").digest
     unfinished = run("group_calibration")
     assert "group_classifiers/00 has not been made" in str(unfinished.all_node_events)

@@ -14,8 +14,12 @@ from glr_assets.defs.build import build_definitions
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import contiguous
+from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
 from glr_assets.receipts import Receipt
 from glr_assets.settings import Settings
+from glr_assets.store import Store
+from glr_assets.tables import read_table, stored_problems
+from glr_assets.training.versions import embedder_folder
 from glr_assets.verification.manifests import MANIFESTS
 
 #: The recipe chooses between the curated sets, so all are dependencies and one is an input.
@@ -33,6 +37,7 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     assert [step.asset for step in begun] == list(seconds)
     assert [step.number for step in begun] == list(range(1, len(begun) + 1))
     assert told == []
+    _errors_are_told(platform.open_store())
     inputs: dict[str, set[str]] = {}
     for path in (tmp_path / "store" / "receipts").rglob("*.json"):
         receipt = Receipt.model_validate_json(path.read_bytes())
@@ -46,6 +51,25 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     for asset, read in inputs.items():
         assert read <= dependencies[asset], asset
         assert dependencies[asset] - read <= CHOSEN_BY_RECIPE, asset
+
+
+def _errors_are_told(store: Store) -> None:
+    """Every query of a landmark and every held-out photograph is counted once, and scores lie with their embedder."""
+    assert stored_problems(store, CONFUSED_LANDMARKS) == stored_problems(store, LANDMARK_ACCURACY) == []
+    rows = read_table(store, LANDMARK_ACCURACY).to_pylist()
+    confused = read_table(store, CONFUSED_LANDMARKS).to_pylist()
+    report = store.read_json("reports/evaluation.json")
+    of_queries = [row for row in rows if row["asked"] == "queries"]
+    assert sum(row["images"] for row in of_queries) == report["landmark_queries"]
+    assert sum(row["right"] for row in of_queries) == round(report["top1"] * report["landmark_queries"])
+    held_out = store.read_json(f"{embedder_folder(store)}/history.json")["held_out"]
+    assert sum(row["images"] for row in rows if row["asked"] == "held-out") == len(held_out)
+    wrong = sum(row["images"] - row["right"] for row in rows)
+    assert sum(row["images"] for row in confused) == wrong - (report["queries"] - report["predicted"])
+    kept = store.read_json(f"{embedder_folder(store)}/evaluation.json")
+    assert {name: kept[name] for name in ("gap", "top1", "map100")} == {
+        name: report[name] for name in ("gap", "top1", "map100")
+    }
 
 
 def test_shards_that_another_source_left_in_the_instance_are_left_alone(platform: Platform) -> None:

@@ -184,8 +184,11 @@ def test_embeddings_of_a_range_need_their_images(run: Runner) -> None:
     run.curated()
     assert run("embedder").success
     assert run("train_embeddings", shards=run.range_of("train")).success
-    assert run("test_embeddings", shards=run.range_of("test")).success
-    assert run("non_landmark_embeddings", "faiss_index", "submission").success
+    assert run("local_features", shards=run.range_of("train")).success
+    assert run("search_features", shards=run.range_of("train")).success
+    for name in ("test_embeddings", "test_features"):
+        assert run(name, shards=run.range_of("test")).success
+    assert run("non_landmark_embeddings", "faiss_index", "recognition_model", "submission").success
 
 
 def test_a_value_of_the_launchpad_overrides_the_recipe_and_is_checked(run: Runner, platform: Platform) -> None:

@@ -49,8 +49,10 @@ def test_each_bucket_of_a_range_has_figures_of_its_own(
     run: Runner, platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     run.verified()
+    buckets = instance.get_dynamic_partitions("class_buckets")
+    assert run("verified_pairs", shards=(buckets[0], buckets[-1])).success
     told = {}
-    for bucket in instance.get_dynamic_partitions("class_buckets"):
+    for bucket in buckets:
         asked = dg.AssetRecordsFilter(dg.AssetKey("verified_pairs"), asset_partitions=[bucket])
         record = instance.fetch_materializations(asked, limit=1).records[0]
         told[bucket] = record.asset_materialization.metadata["images"].value

@@ -1,41 +1,82 @@
-"""Quality of the whole lineage on real photographs, beside its controls, over several seeds.
+"""Quality of the whole lineage on real photographs, step by step and beside its controls, over several seeds.
 
 Packs the photographs afresh with each seed (another split each time), runs `glr demo` on the bucket and prints
-one row a seed as a Markdown table: run it with `make bench`, or
+one row a seed as Markdown tables: run it with `make bench`, or
 `python -m glr_assets_tests.benchmarks.quality --photos FOLDER --non-landmarks FOLDER --seeds 1 2 3`.
+
+`--nested` is for choosing values: what would be queries is left out, and the training photographs alone are split
+again, so that no value is chosen by the photographs it is judged by.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
-CONTROLS = ("untrained embedder", "dhash neighbours")
+CONTROLS = ("untrained embedder", "dhash neighbours", "RootSIFT vote")
 GLR = str(Path(sys.executable).with_name("glr"))
 
 
-def one_seed(photos: Path, non_landmarks: Path | None, seed: int, recipe: str, work: Path) -> dict[str, float]:
-    """Scores and seconds of one seed: the seed of the split and of the recipe alike."""
-    bucket, store, report = work / f"bucket{seed}", work / f"store{seed}", work / f"report{seed}.json"
+def pack(photos: Path, non_landmarks: Path | None, seed: int, bucket: Path) -> None:
+    """Make a bucket of photographs, split by a seed."""
     extra = ["--non-landmarks", str(non_landmarks)] if non_landmarks else []
     subprocess.run(
         [GLR, "pack", str(photos), str(bucket), "--seed", str(seed), *extra], check=True, capture_output=True
     )
+
+
+def left_to_train(bucket: Path, photos: Path, non_landmarks: Path) -> None:
+    """Unpack what a bucket does not ask: its training photographs by landmark, and non-landmarks that never count."""
+    rows = _rows(bucket / "metadata" / "train.csv")
+    folder_of = {row["id"]: photos / f"landmark {row['landmark_id']}" for row in rows}
+    rows = _rows(bucket / "ground_truth" / "recognition_solution_v2.1.csv")
+    unasked = {row["id"]: non_landmarks for row in rows if row["Usage"] == "Ignored" and not row["landmarks"]}
+    for split, wanted in (("train", folder_of), ("test", unasked)):
+        for shard in sorted((bucket / split).glob("*.tar")):
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    name = Path(member.name)
+                    data = tar.extractfile(member) if name.stem in wanted else None
+                    if data is not None:
+                        wanted[name.stem].mkdir(parents=True, exist_ok=True)
+                        (wanted[name.stem] / name.name).write_bytes(data.read())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def one_seed(
+    photos: Path, non_landmarks: Path | None, seed: int, recipe: str, work: Path, nested: bool
+) -> dict[str, float]:
+    """Scores and seconds of one seed: the seed of the split and of the recipe alike."""
+    bucket, store, report = work / f"bucket{seed}", work / f"store{seed}", work / f"report{seed}.json"
+    pack(photos, non_landmarks, seed, bucket)
+    if nested:
+        left, others = work / f"photos{seed}", work / f"others{seed}"
+        left_to_train(bucket, left, others)
+        bucket = work / f"nested{seed}"
+        pack(left, others if others.is_dir() else None, seed, bucket)
     own = work / f"seed{seed}.toml"
-    own.write_text(f"base = {json.dumps(recipe)}\nseed = {seed}\n")
+    own.write_text(f"base = {json.dumps(recipe)}\nseed = {seed}\n[evaluation]\nvote = true\n")
     began = time.monotonic()
     demo = [GLR, "demo", "--source", str(bucket), "--store", str(store), "--recipe", str(own), "--json", str(report)]
     subprocess.run(demo, check=True, capture_output=True)
     seconds = time.monotonic() - began
     scores = json.loads(report.read_text())
-    row = {"GAP": scores["gap"], "top-1": scores["top1"], "mAP@100": scores["map100"]}
+    told = json.loads((store / "reports" / "evaluation.json").read_text())
+    row = {"GAP": scores["gap"], "top-1": scores["top1"], "mAP@100": scores["map100"], "ECE": told["confidence"]["ece"]}
+    row |= {f"GAP by {step}": of["gap"] for step, of in told["ablation"].items()}
     for control in CONTROLS:
         row |= {f"GAP {control}": scores["controls"][control]["gap"]}
         row |= {f"top-1 {control}": scores["controls"][control]["top1"]}
@@ -49,13 +90,16 @@ def main() -> None:
     parser.add_argument("--non-landmarks", type=Path, default=SHARED / "non_landmarks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--recipe", default="small")
+    parser.add_argument("--nested", action="store_true", help="split the training photographs alone once more")
     arguments = parser.parse_args()
     if not arguments.photos.is_dir():
         sys.exit(f"error: {arguments.photos}: no such folder; give --photos FOLDER with one folder a landmark")
     with tempfile.TemporaryDirectory(prefix="glr-quality-") as work:
         rows = {}
         for seed in arguments.seeds:
-            rows[str(seed)] = one_seed(arguments.photos, arguments.non_landmarks, seed, arguments.recipe, Path(work))
+            rows[str(seed)] = one_seed(
+                arguments.photos, arguments.non_landmarks, seed, arguments.recipe, Path(work), arguments.nested
+            )
             print(f"seed {seed}: {rows[str(seed)]}", file=sys.stderr, flush=True)
     columns = list(next(iter(rows.values())))
     rows["mean"] = {column: statistics.fmean(row[column] for row in rows.values()) for column in columns}

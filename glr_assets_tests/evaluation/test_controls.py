@@ -3,19 +3,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import imagehash
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from glr_assets.evaluation.controls import dhash_neighbours
+from glr_assets.evaluation.controls import dhash_neighbours, rootsift_votes
 from glr_assets.images.reader import ImageReader
-from glr_assets.metadata.schemas import TEST_METADATA
+from glr_assets.metadata.schemas import RECOGNITION_SOLUTION, TEST_METADATA
 from glr_assets.recipes import load_recipe
 from glr_assets.source import open_source
+from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.lineage import curate
+from glr_assets_tests.serving.conftest import mosaic
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +57,39 @@ def _hash(data: bytes) -> imagehash.ImageHash:
 
     with Image.open(io.BytesIO(data)) as image:
         return imagehash.dhash(image)
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Photographs of three landmarks with details that those of one have in common, moved about."""
+    folder = tmp_path_factory.mktemp("sharp")
+    for number, name in enumerate(("Alder Tower", "Bell Gate", "Corn Exchange")):
+        details = mosaic((54, 42), number, "details")
+        (folder / name).mkdir()
+        for photo in range(4):
+            own = np.random.default_rng([photo, number])
+            left, top = own.integers(0, 24, 2)
+            light = 0.6 * details + 0.4 * mosaic((9, 8), 100 * number + photo, "photo")
+            pixels = np.clip(light, 0, 255).astype(np.uint8)[top : top + 400, left : left + 500]
+            Image.fromarray(pixels).save(folder / name / f"{photo:02d}.jpg", quality=92)
+    target = str(tmp_path_factory.mktemp("packed") / "bucket")
+    pack(folder, Store(target), shards=1, warn=pytest.fail)
+    store = Store(str(tmp_path_factory.mktemp("curated") / "store"))
+    curate(open_source(target), store, load_recipe("small"))
+    return store
+
+
+def test_a_vote_of_local_features_finds_what_shows_the_same(sharp: Store) -> None:
+    manifest = kept_images(sharp, "train_manifest")
+    solution = {row["id"]: row["landmark_ids"] for row in read_table(sharp, RECOGNITION_SOLUTION).to_pylist()}
+    queries = [query for query, landmarks in solution.items() if landmarks]
+    found = rootsift_votes(sharp, manifest, queries, workers=2)
+    assert sorted(prediction.id for prediction in found) == sorted(queries)
+    assert all([prediction.landmark_id] == solution[prediction.id] for prediction in found)
+    assert min(prediction.confidence for prediction in found) > 20
+    # Without the images of its landmark nothing agrees with a query but by chance.
+    one = queries[0]
+    others = manifest.filter(pc.not_equal(manifest["landmark_id"], solution[one][0]))
+    (wrong,) = rootsift_votes(sharp, others, [one], workers=1)
+    assert wrong.confidence < min(prediction.confidence for prediction in found)
+    assert rootsift_votes(sharp, manifest.slice(0, 0), queries, workers=1) == []

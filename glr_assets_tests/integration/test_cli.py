@@ -109,6 +109,7 @@ def test_pack_demo_why_and_score(glr: Glr, photos: Path, quick: str, tmp_path: P
     assert told_by[-1] == "cleaned_manifest"
     assert {"deduped_manifest", "train_extra"} & set(told_by)
     assert "no table" in refused(glr("why", "0000", "--store", "store"))
+    assert "embedder has not been made" in refused(glr("models", "--store", "nowhere"))
     scored = glr(
         "score",
         "recognition",
@@ -138,4 +139,4 @@ def test_shards_sync_registers_partitions_once(glr: Glr, bucket: str, tmp_path: 
 
 def test_help_names_every_command(glr: Glr) -> None:
     shown = glr("--help").stdout
-    assert all(command in shown for command in ("demo", "sample", "pack", "shards", "why", "score"))
+    assert all(command in shown for command in ("demo", "sample", "pack", "shards", "why", "models", "score"))

@@ -39,10 +39,17 @@ def test_a_bucket_becomes_a_scored_submission(glr: Glr, bucket: str, training: s
         asked = [row["id"] for row in csv.DictReader(file)]
     with (store / "submissions" / "submission.csv").open() as file:
         assert sorted(row["id"] for row in csv.DictReader(file)) == sorted(asked)
-    for picture in ("class_counts.png", "fill_potential.png", "evaluation_scores.png", "evaluation_answers.jpg"):
+    pictures = ("class_counts.png", "fill_potential.png", "evaluation_scores.png", "evaluation_answers.jpg")
+    for picture in (*pictures, "landmarks_best_worst.png", "class_sizes.png", "model_comparison.png"):
         assert (store / "reports" / picture).stat().st_size > 1000
     (model,) = (store / "models" / "embedder").iterdir()
-    assert {"embedder.pt", "network.safetensors", "config.json", "curves.png"} <= {p.name for p in model.iterdir()}
+    names = {"embedder.pt", "embedder.onnx", "network.safetensors", "config.json", "curves.png", "card.md"}
+    assert names <= {path.name for path in model.iterdir()}
+    shown = glr("models", "--store", "store")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{model.name[:8]} *" in shown.stdout
+    (version,) = json.loads(glr("models", "--store", "store", "--json").stdout)
+    assert (version["version"], version["gap"]) == (model.name, pytest.approx(recognition.gap))
 
 
 def test_the_same_bytes_for_one_worker_or_two_and_a_second_run_does_nothing(

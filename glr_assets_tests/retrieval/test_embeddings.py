@@ -12,6 +12,7 @@ from glr_assets.retrieval.embeddings import (
     Vectors,
     as_table,
     embedded_shards,
+    first_of_bytes,
     from_table,
     make_embeddings,
     make_non_landmark_embeddings,
@@ -25,7 +26,10 @@ def test_vectors_survive_their_table_sorted_by_id(count: int, dimensions: int, r
     ids = [f"{number:03x}" for number in range(count)]
     random.shuffle(ids)  # type: ignore[attr-defined]
     vectors = np.random.default_rng(count).normal(size=(count, dimensions)).astype(np.float32)
-    back = from_table(as_table(Vectors(ids, vectors)))
+    digests = np.arange(count, dtype=np.uint64)
+    back = from_table(as_table(Vectors(ids, vectors, digests)))
+    assert back.digests is not None
+    assert [ids[int(digest)] for digest in back.digests] == back.ids
     assert back.ids == sorted(ids)
     for image_id, vector in zip(ids, vectors, strict=True):
         np.testing.assert_array_equal(back.vectors[back.ids.index(image_id)], vector)
@@ -38,11 +42,22 @@ def test_of_takes_what_is_there_sorted() -> None:
     np.testing.assert_array_equal(some.vectors, np.eye(3, dtype=np.float32)[[0, 2]])
 
 
+def test_of_images_of_the_same_bytes_the_first_counts() -> None:
+    ids = ["a", "b", "c", "d", "e"]
+    digests = np.array([7, 0, 7, 8, 0], np.uint64)  # of two it is not known
+    images = Vectors(ids, np.eye(5, dtype=np.float32), digests)
+    assert images.rows(first_of_bytes(images)).ids == ["a", "b", "d", "e"]
+    assert first_of_bytes(Vectors(ids, images.vectors)) == list(range(5))
+
+
 def test_every_stored_image_has_a_unit_vector(embedded: Embedded) -> None:
     for split in ("train", "index", "test"):
         names = embedded_shards(embedded.source, embedded.store, split)
         vectors = read_embeddings(embedded.store, names)
-        assert vectors.ids == ImageReader.of_split(embedded.store, split).ids
+        reader = ImageReader.of_split(embedded.store, split)
+        assert vectors.ids == reader.ids
+        assert vectors.digests is not None
+        assert vectors.digests.tolist() == [reader.places.xxh3(row) for row in range(len(reader))]
         np.testing.assert_allclose(np.linalg.norm(vectors.vectors, axis=1), 1, atol=1e-5)
 
 

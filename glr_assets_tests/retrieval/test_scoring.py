@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from glr_assets.errors import EmbedderError, MissingInputError, StoreError
+from glr_assets.retrieval.answering import evidence_of
+from glr_assets.retrieval.calibration import Calibration
+from glr_assets.retrieval.model import RecognitionModel
+from glr_assets.retrieval.proposers import opened_faiss
 from glr_assets.retrieval.scoring import (
     SCORE_DECIMALS,
     Floats,
+    Gallery,
     PenalisedIndex,
     Recognition,
-    penalties,
-    ranked_landmarks,
-    recognise,
     retrieve,
 )
 
@@ -48,6 +51,49 @@ def cosine(a: Floats, b: Floats) -> float:
 
 def names(prefix: str, n: int) -> list[str]:
     return [f"{prefix}{i:03d}" for i in range(n)]
+
+
+def penalties(
+    vectors: Floats, ids: list[str], others: Floats, other_ids: list[str], top: int, block: int = 512
+) -> Floats:
+    return Gallery(other_ids, others).penalties(vectors, ids, top, block=block)
+
+
+BY_NEIGHBOURS = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
+
+
+def ranked_landmarks(
+    index: PenalisedIndex,
+    ids: list[str],
+    vectors: Floats,
+    own: NDArray[np.float32],
+    neighbours: int,
+    *,
+    leave_one_out: bool = False,
+    block: int = 512,
+) -> list[list[Recognition]]:
+    """Every landmark among each query's best neighbours, the best first, by neighbours alone."""
+    scores, rows = index.search(vectors, neighbours, ids if leave_one_out else None, block=block)
+    found = []
+    for query, penalty, of_query, at in zip(ids, own.tolist(), scores, rows, strict=True):
+        known = at >= 0
+        nothing = np.zeros(0, np.int32)
+        landmarks = index.landmark_ids[at[known]]
+        found.append(BY_NEIGHBOURS.ranked(evidence_of(query, penalty, of_query[known], landmarks, nothing, neighbours)))
+    return found
+
+
+def recognise(
+    index: PenalisedIndex,
+    ids: list[str],
+    vectors: Floats,
+    own: NDArray[np.float32],
+    neighbours: int,
+    *,
+    leave_one_out: bool = False,
+) -> list[Recognition]:
+    ranked = ranked_landmarks(index, ids, vectors, own, neighbours, leave_one_out=leave_one_out)
+    return [answers[0] for answers in ranked if answers]
 
 
 class TestPenalties:
@@ -141,7 +187,7 @@ class TestPenalisedIndex:
 
         index = self.index()
         data = index.to_bytes()
-        again = PenalisedIndex.from_bytes(data, index.ids, index.landmark_ids)
+        again = PenalisedIndex.of_flat(opened_faiss(data), index.ids, index.landmark_ids)
         for found, expected in zip(again.search(EAST, 3, ["b"]), index.search(EAST, 3, ["b"]), strict=True):
             np.testing.assert_array_equal(found, expected)
         assert again.to_bytes() == data
@@ -157,16 +203,16 @@ class TestPenalisedIndex:
         index = self.index()
         data = index.to_bytes()
         with pytest.raises(StoreError, match="cannot be read"):
-            PenalisedIndex.from_bytes(data[:20], index.ids, index.landmark_ids)
+            opened_faiss(data[:20])
         with pytest.raises(StoreError, match="cannot be read"):
-            PenalisedIndex.from_bytes(b"", [], np.zeros(0, np.int64))
+            opened_faiss(b"")
         with pytest.raises(StoreError, match="3 rows for 2 ids"):
-            PenalisedIndex.from_bytes(data, index.ids[:2], index.landmark_ids[:2])
+            PenalisedIndex.of_flat(opened_faiss(data), index.ids[:2], index.landmark_ids[:2])
         with pytest.raises(StoreError, match="not distinct and ascending"):
-            PenalisedIndex.from_bytes(data, ["b", "a", "c"], index.landmark_ids)
+            PenalisedIndex.of_flat(opened_faiss(data), ["b", "a", "c"], index.landmark_ids)
         other = faiss.serialize_index(faiss.IndexFlatL2(3)).tobytes()
         with pytest.raises(StoreError, match="another kind"):
-            PenalisedIndex.from_bytes(other, [], np.zeros(0, np.int64))
+            PenalisedIndex.of_flat(opened_faiss(other), [], np.zeros(0, np.int64))
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 12))
@@ -258,12 +304,7 @@ class TestRecognise:
         assert [answer.score for answer in ranked] == pytest.approx([1.1, 0.9, 0.4], abs=2 * HALF)
 
     def test_no_query_gives_no_answer(self) -> None:
-        assert recognise(index_of([1], [1.0]), [], np.zeros((0, 2), np.float32), np.zeros(0), 3) == []
-
-    def test_penalties_must_fit(self) -> None:
-        for wrong in (np.zeros(2, np.float32), np.array([np.nan], np.float32)):
-            with pytest.raises(EmbedderError, match="a finite penalty a query"):
-                recognise(index_of([1], [1.0]), ["q"], EAST, wrong, 1)
+        assert recognise(index_of([1], [1.0]), [], np.zeros((0, 2), np.float32), np.zeros(0, np.float32), 3) == []
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.integers(1, 9))

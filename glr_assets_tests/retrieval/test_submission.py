@@ -3,24 +3,26 @@ from __future__ import annotations
 import csv
 import io
 
-import numpy as np
+import pytest
 
+from glr_assets.errors import MissingInputError
 from glr_assets.metadata.schemas import TEST_METADATA
+from glr_assets.receipts import receipt_path
+from glr_assets.retrieval import answering
 from glr_assets.retrieval.calibration import Calibration
-from glr_assets.retrieval.embeddings import embedded_shards, from_table, read_embeddings
+from glr_assets.retrieval.embeddings import embedded_shards, read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import make_faiss_index, open_index
-from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.schemas import ANSWERS
 from glr_assets.retrieval.scoring import Recognition
 from glr_assets.retrieval.submission import (
     RETRIEVAL_SUBMISSION,
     SUBMISSION,
-    answer,
     make_retrieval_submission,
     make_submission,
     recognition_csv,
 )
 from glr_assets.tables import read_table
-from glr_assets.training.versions import held_out_ids
+from glr_assets_tests.lineage import index
 from glr_assets_tests.retrieval.conftest import Embedded
 
 CALIBRATION = Calibration(slope=2.0, intercept=-1.0)
@@ -41,31 +43,83 @@ def test_a_row_for_every_query_in_kaggles_format_blank_where_nothing_was_answere
     assert len(lines[1].split()[1].split(".")[1]) == 8
 
 
-def test_a_querys_answer_does_not_depend_on_the_others(embedded: Embedded) -> None:
-    recipe, store = embedded.recipe, embedded.store
-    make_faiss_index(embedded.source, store, recipe.retrieval, held_out_ids(store), recipe.seed)
-    index, calibration = open_index(store)
-    queries = read_embeddings(store, embedded_shards(embedded.source, store, "test"))
-    none = from_table(read_table(store, NON_LANDMARK_EMBEDDINGS))
-    together = {found.id: found for found in answer(index, queries, none, recipe.retrieval)}
-    for query in queries.ids:
-        (alone,) = answer(index, queries.of([query]), none, recipe.retrieval)
-        assert alone == together[query]
-        assert 0 < float(calibration.confidence(np.array([alone.score]))[0]) < 1
-
-
-def test_submissions_answer_every_test_image(embedded: Embedded) -> None:
-    recipe, store, source = embedded.recipe, embedded.store, embedded.source
-    make_faiss_index(source, store, recipe.retrieval, held_out_ids(store), recipe.seed)
-    make_submission(source, store, recipe.retrieval)
+def test_submissions_answer_every_test_image(indexed: Embedded) -> None:
+    recipe, store, source = indexed.recipe, indexed.store, indexed.source
+    made = make_submission(source, store, recipe)
     make_retrieval_submission(source, store, recipe.retrieval)
     asked = read_table(store, TEST_METADATA)["id"].to_pylist()
     recognised, retrieved = rows_of(store.read(SUBMISSION)), rows_of(store.read(RETRIEVAL_SUBMISSION))
     assert [row["id"] for row in recognised] == asked == [row["id"] for row in retrieved]
     assert all(row["landmarks"] for row in recognised)
+    assert made.receipt.summary["answered"] == len(asked)
     for row in retrieved:
         found = row["images"].split()
         assert 0 < len(found) <= recipe.retrieval.retrieved
         assert len(set(found)) == len(found)
-    assert make_submission(source, store, recipe.retrieval).reused
+    assert make_submission(source, store, recipe).reused
     assert make_retrieval_submission(source, store, recipe.retrieval).reused
+
+
+def test_what_spoke_for_an_answer_stands_beside_it(indexed: Embedded) -> None:
+    recipe, store, source = indexed.recipe, indexed.store, indexed.source
+    make_submission(source, store, recipe)
+    told = read_table(store, ANSWERS).to_pylist()
+    first = {row["id"]: row for row in told if row["rank"] == 1}
+    for row in rows_of(store.read(SUBMISSION)):
+        landmark, confidence = row["landmarks"].split()
+        answer = first[row["id"]]
+        assert int(landmark) == answer["landmark_id"]
+        # The confidence is the odds on another scale: 1/2 is 1/2, and the order is the same.
+        assert (float(confidence) > 0.5) == (answer["probability"] > 0.5)
+        assert len(answer["inliers"]) == 3
+    for image_id in first:
+        mine = [row for row in told if row["id"] == image_id]
+        assert [row["rank"] for row in mine] == list(range(1, len(mine) + 1))
+        assert sum(row["probability"] for row in mine) <= 1 + 1e-9
+        scores = [row["score"] for row in mine]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_an_answer_is_the_same_in_any_block_by_any_number_of_threads(
+    indexed: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store, source = indexed.recipe, indexed.store, indexed.source
+    make_submission(source, store, recipe)
+    expected = store.read(SUBMISSION), store.read(ANSWERS.path)
+    for block, workers in ((1, 1), (5, 3)):
+        monkeypatch.setattr(answering, "QUERIES_AT_ONCE", block)
+        store.remove(receipt_path("submission"))
+        changed = recipe.overridden({"execution": {"workers": workers}})
+        assert not make_submission(source, store, changed).reused
+        assert (store.read(SUBMISSION), store.read(ANSWERS.path)) == expected
+
+
+def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
+    source, store = indexed.source, indexed.store
+    recipe = indexed.recipe.overridden({"retrieval": {"rerank": 0}})
+    with pytest.raises(MissingInputError, match="is of rerank = 100, the recipe says 0"):
+        make_submission(source, store, recipe)
+    index(source, store, recipe)
+    make_submission(source, store, recipe)
+    answers = {row["id"]: row for row in read_table(store, ANSWERS).to_pylist() if row["rank"] == 1}
+    searched = open_index(store)
+    gallery = read_non_landmarks(store, searched.dimensions)
+    queries = read_embeddings(store, embedded_shards(source, store, "test"))
+    own = gallery.penalties(queries, recipe.retrieval.query_penalty_top)
+    scores, rows = searched.search(queries.vectors, recipe.retrieval.neighbours)
+    for query, penalty, of_query, at in zip(queries.ids, own, scores, rows, strict=True):
+        by_landmark: dict[int, float] = {}
+        for score, row in zip(of_query, at, strict=True):
+            if score > 0:
+                landmark = int(searched.landmark_ids[row])
+                by_landmark[landmark] = by_landmark.get(landmark, 0.0) + score
+        best = max(by_landmark, key=lambda landmark: (by_landmark[landmark], -landmark))
+        assert answers[query]["landmark_id"] == best
+        assert answers[query]["score"] == pytest.approx(by_landmark[best] - penalty, abs=2e-6)
+        assert answers[query]["inliers"] == [0, 0, 0]
+
+
+def test_a_model_of_another_index_is_refused(indexed: Embedded) -> None:
+    make_faiss_index(indexed.source, indexed.store, indexed.recipe.retrieval.model_copy(update={"per_landmark": 2}), 0)
+    with pytest.raises(MissingInputError, match="of another faiss_index"):
+        make_submission(indexed.source, indexed.store, indexed.recipe)

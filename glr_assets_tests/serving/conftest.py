@@ -19,8 +19,6 @@ from starlette.testclient import TestClient
 
 from glr_assets.images.reader import ImageReader
 from glr_assets.recipes import Recipe, load_recipe
-from glr_assets.retrieval.embeddings import make_embeddings, make_non_landmark_embeddings
-from glr_assets.retrieval.index import make_faiss_index
 from glr_assets.retrieval.submission import make_submission
 from glr_assets.serving.app import Service, build_service
 from glr_assets.serving.limits import Limits
@@ -28,11 +26,9 @@ from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
 from glr_assets.serving.server import config
 from glr_assets.source import Source, open_source
-from glr_assets.source.layout import SPLITS
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
-from glr_assets.training.versions import held_out_ids, make_embedder, open_embedder
-from glr_assets_tests.lineage import curate, write_pooling_embedder, write_recipe
+from glr_assets_tests.lineage import curate, embed, index, write_pooling_embedder, write_recipe
 
 Build = Callable[..., TestClient]
 
@@ -51,7 +47,7 @@ class Served:
     def index_again(self, **retrieval: object) -> None:
         """Make the index by another recipe."""
         changed = self.recipe.overridden({"retrieval": retrieval})
-        make_faiss_index(self.source, self.store, changed.retrieval, held_out_ids(self.store), changed.seed)
+        index(self.source, self.store, changed)
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +88,9 @@ def served_once(sharp_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> 
     source, store = open_source(sharp_bucket), Store(str(folder / "store"))
     served = Served(source, store, recipe)
     curate(source, store, recipe)
-    make_embedder(store, recipe, print)
-    for split in SPLITS:
-        for shard in source.shards(split):
-            make_embeddings(store, split, shard, lambda: open_embedder(store, recipe.execution))
-    make_non_landmark_embeddings(source, store, recipe.retrieval.non_landmark_usage)
-    served.index_again()
-    make_submission(source, store, recipe.retrieval)
+    embed(source, store, recipe)
+    index(source, store, recipe)
+    make_submission(source, store, recipe)
     return served
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 
 from glr_assets.receipts import receipt_path
-from glr_assets.retrieval.schemas import CALIBRATION_FILE, INDEX_FILE
+from glr_assets.retrieval.index import make_faiss_index
+from glr_assets.retrieval.schemas import INDEX_FILE, MODEL_FILE
 from glr_assets.serving.live import Live
 from glr_assets.store import Store
 from glr_assets_tests.serving.conftest import Served
@@ -67,13 +68,13 @@ def test_files_of_the_right_size_that_cannot_be_read_are_not_taken(served: Serve
     live, told = watched(served.store)
     live.refresh()
     first = live.current
-    size = len(served.store.read(CALIBRATION_FILE))
-    served.store.write(CALIBRATION_FILE, b"x" * size)
-    served.store.write(receipt_path("faiss_index"), served.store.read(receipt_path("faiss_index")))
+    size = len(served.store.read(MODEL_FILE))
+    served.store.write(MODEL_FILE, b"x" * size)
+    served.store.write(receipt_path("recognition_model"), served.store.read(receipt_path("recognition_model")))
     assert not live.refresh()
     assert live.current is first
     assert len(told) == 1
-    assert "calibration" in told[0]
+    assert "recognition model" in told[0]
 
 
 def test_an_index_of_another_embedder_is_not_taken(served: Served) -> None:
@@ -85,6 +86,17 @@ def test_an_index_of_another_embedder_is_not_taken(served: Served) -> None:
     assert live.current is None
     assert len(told) == 1
     assert "another embedder" in told[0]
+
+
+def test_a_model_of_another_index_is_not_taken(served: Served) -> None:
+    live, told = watched(served.store)
+    changed = served.recipe.retrieval.model_copy(update={"per_landmark": 1})
+    make_faiss_index(served.source, served.store, changed, served.recipe.seed)
+    assert not live.refresh()
+    assert "recognition_model" in told[0]
+    assert "another faiss_index" in told[0]
+    served.index_again(per_landmark=1)
+    assert live.refresh()
 
 
 def test_watching_waits_for_an_index_and_takes_it_up(served: Served) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from glr_assets.errors import MissingInputError
 from glr_assets.images.pixels import StoredImage, downsize
@@ -16,11 +14,10 @@ from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import receipt_path
 from glr_assets.retrieval.embeddings import Vectors, from_table
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
-from glr_assets.retrieval.scoring import penalties
 from glr_assets.retrieval.submission import SUBMISSION
 from glr_assets.serving.limits import Limits, photograph
 from glr_assets.serving.live import Live
-from glr_assets.serving.recogniser import MADE_FROM, Gallery, Recogniser, Timings, one_right
+from glr_assets.serving.recogniser import MADE_FROM, Recogniser, Timings
 from glr_assets.tables import read_table
 from glr_assets_tests.serving.conftest import Served
 
@@ -35,10 +32,10 @@ def stored(recogniser: Recogniser, data: bytes) -> StoredImage:
     return photograph(data, recogniser.images, Limits())
 
 
-def best(recogniser: Recogniser, photo: StoredImage) -> str:
+def best(recogniser: Recogniser, photo: StoredImage) -> tuple[int, float]:
     """The best answer as a row of the submission has it."""
     ((first, *_),) = recogniser.ranked([photo], recogniser._embed([photo.jpeg]))
-    return f"{first.landmark_id} {float(recogniser._calibration.confidence([first.score])[0]):.8f}"
+    return first.landmark_id, float(recogniser.model.calibration.confidence([first.score])[0])
 
 
 def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogniser, served_once: Served) -> None:
@@ -49,17 +46,23 @@ def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogni
     gallery = set(from_table(read_table(served_once.store, NON_LANDMARK_EMBEDDINGS)).ids)
     assert 0 < len(gallery) < len(photos) == len(submitted)
     for image_id, data in photos.items():
-        assert best(recogniser, stored(recogniser, data)) == submitted[image_id], image_id
+        landmark, confidence = best(recogniser, stored(recogniser, data))
+        answer, sure = submitted[image_id].split()
+        # An embedding's last bits may depend on how many images went through the network together.
+        assert (landmark, confidence) == (int(answer), pytest.approx(float(sure), abs=1e-5)), image_id
 
 
 def test_a_non_landmark_of_the_gallery_is_not_compared_with_itself(recogniser: Recogniser, served_once: Served) -> None:
-    known = from_table(read_table(served_once.store, NON_LANDMARK_EMBEDDINGS))
-    data = served_once.photos()[known.ids[0]]
-    photo = stored(recogniser, data)
-    assert recogniser._gallery.id_of(photo) == known.ids[0]
-    vectors = recogniser._embed([photo.jpeg])
-    with_itself = recogniser._gallery.penalties(vectors, ["another"], 3)
-    assert recogniser._gallery.penalties(vectors, known.ids[:1], 3)[0] < with_itself[0]
+    known = recogniser.witness.non_landmarks
+    photos = served_once.photos()
+    (twin,) = recogniser.ranked(
+        [photo := stored(recogniser, photos[known.images.ids[0]])], recogniser._embed([photo.jpeg])
+    )
+    own = Vectors(["another"], known.images.vectors[:1], known.images.digests[:1])
+    assert known.known_as(own) == known.images.ids[:1]
+    stranger = Vectors(["another"], known.images.vectors[:1], np.zeros(1, np.uint64))
+    assert known.penalties(own, 3)[0] < known.penalties(stranger, 3)[0]
+    assert twin
 
 
 def test_the_photograph_as_it_was_published_gives_the_answer_of_what_is_stored_of_it(
@@ -75,35 +78,6 @@ def test_the_photograph_as_it_was_published_gives_the_answer_of_what_is_stored_o
                 assert stored(recogniser, source).jpeg == photos[image_id]
                 seen += 1
     assert seen == len(photos)
-
-
-@given(
-    seed=st.integers(0, 2**31),
-    gallery=st.integers(0, 30),
-    queries=st.integers(1, 5),
-    top=st.integers(1, 12),
-    own=st.booleans(),
-)
-def test_the_gallery_gives_the_penalties_of_scoring(seed: int, gallery: int, queries: int, top: int, own: bool) -> None:
-    random = np.random.default_rng(seed)
-    vectors = random.normal(size=(gallery + queries, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = [f"n{number:03d}" for number in range(gallery)]
-    asked = [ids[number % gallery] if own and gallery else f"q{number}" for number in range(queries)]
-    expected = penalties(vectors[gallery:], asked, vectors[:gallery], ids, top)
-    found = Gallery(Vectors(ids, vectors[:gallery]), {}).penalties(vectors[gallery:], asked, top)
-    assert found.dtype == expected.dtype
-    np.testing.assert_allclose(found, expected, atol=1.5e-6)  # a rounded last digit at most
-
-
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_probabilities_of_ranked_answers_are_of_one_right_at_most(values: list[float]) -> None:
-    found = one_right(values)
-    assert found[:1] == values[:1]
-    assert sum(found) <= 1 + 1e-9
-    assert all(one <= other for one, other in zip(found, values, strict=True))
-    ranked = one_right(sorted(values, reverse=True))
-    assert ranked == sorted(ranked, reverse=True)
 
 
 def test_answers_tell_names_rights_and_the_order_asked_for(recogniser: Recogniser, served_once: Served) -> None:

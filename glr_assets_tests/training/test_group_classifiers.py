@@ -25,10 +25,10 @@ from glr_assets.tables import read_table
 from glr_assets.training.classifier import FittedClassifier, fit_classifier, load_classifier, save_classifier
 from glr_assets.training.group_classifiers import classifier_folder, make_group_classifier, open_classifier
 from glr_assets.training.groups import images_of_group, make_training_groups, outsiders_of_group
-from glr_assets.training.kept import CHECKPOINT_NAME
+from glr_assets.training.kept import CHECKPOINT_NAME, PROGRESS_NAME
 from glr_assets.training.photographs import TrainingSet
+from glr_assets.training.record import kept_record
 from glr_assets.training.schemas import TRAINING_GROUPS
-from glr_assets.training.trainer import EpochReport
 from glr_assets_tests.lineage import curate, digests, write_recipe
 from glr_assets_tests.training.test_fitting import (
     TRAINING,
@@ -179,7 +179,7 @@ def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
         trained(recipe=RECIPE.model_copy(update={"learning_rate": 1e30}))
     keeper = FolderKeeper(tmp_path)
     keeper.file.write_bytes(b"half a file")
-    with pytest.raises(ClassifierError, match=r"latest\.ckpt: the kept state .* delete it and run again"):
+    with pytest.raises(ClassifierError, match=r"latest\.ckpt: the kept state .* delete .*latest\.ckpt and run again"):
         trained(keeper)
     with pytest.raises(EmbedderError, match=r"\[groups\] weights = 'nowhere': cannot be had"):
         trained(recipe=RECIPE.model_copy(update={"weights": "nowhere"}))
@@ -253,14 +253,20 @@ def test_a_group_is_kept_with_its_classes_metrics_curve_and_torchscript(grouped:
     told: list[str] = []
     made = make_group_classifier(grouped, "01", recipe, told.append)
     folder = classifier_folder(grouped, "01")
-    names = {"classifier.pt", "config.json", "curves.png", "metrics.json", "network.safetensors"}
+    trained = {"classifier.pt", "config.json", "curves.png", "history.json", "network.safetensors"}
+    names = trained | {"card.md", "classifier.onnx", "metrics.json"}
     assert set(grouped.names(folder)) == names == {Path(name).name for name in made.receipt.outputs}
     assert [line.split(":")[0] for line in told] == ["group 01"] * 2
     loaded = open_classifier(grouped, "01")
     own = images_of_group(grouped, "01")
     assert loaded.config.landmark_ids == own.landmarks
     assert (loaded.config.trained, loaded.config.outside, loaded.config.classes) == (True, True, 3)
-    assert loaded.config.data_versions == made.receipt.inputs
+    record = kept_record(grouped, folder)
+    assert record is not None
+    assert loaded.config.data_versions == record.data_versions
+    assert made.receipt.inputs.keys() == {*record.data_versions, "train_attribution"}
+    assert record.files.keys() == trained
+    assert (record.model, record.outputs, record.held_out) == ("group_classifiers/01", 3, len(own.of("validation")[0]))
     # The share right that is told, once more by the kept module.
     ids, landmarks = own.of("validation")
     reader = ImageReader.of_split(grouped, "train")
@@ -268,7 +274,7 @@ def test_a_group_is_kept_with_its_classes_metrics_curve_and_torchscript(grouped:
     right = np.array(own.landmarks)[logits[:, :2].argmax(axis=1)] == landmarks
     metrics = json.loads(grouped.read(f"{folder}/metrics.json"))
     assert metrics["validation_top1"] == made.receipt.summary["validation_top1"] == pytest.approx(right.mean())
-    assert len(metrics["history"]) == 2
+    assert len(grouped.read_json(f"{folder}/history.json")["epochs"]) == 2
     assert make_group_classifier(grouped, "01", recipe, told.append).reused
     assert len(told) == 2
 
@@ -277,6 +283,12 @@ def test_what_decides_nothing_of_a_group_makes_nothing_anew(grouped: Store, reci
     made = make_group_classifier(grouped, "01", recipe, print)
     same = recipe.overridden({"groups": {"min_probability": 0.1, "calibrating": 7}})
     assert make_group_classifier(grouped, "01", same, print).reused
+    told: list[str] = []
+    without = make_group_classifier(grouped, "01", recipe.overridden({"groups": {"onnx": False}}), told.append)
+    assert without.receipt.summary["folder"] == made.receipt.summary["folder"]
+    assert len(told) == 1
+    assert told[0].endswith("finished before; its card and its ONNX file are made anew")
+    assert make_group_classifier(grouped, "01", recipe, print).receipt == made.receipt
     other = make_group_classifier(grouped, "01", recipe.overridden({"groups": {"dropout": 0.1}}), print)
     assert other.receipt.summary["folder"] != made.receipt.summary["folder"]
     assert all(grouped.exists(name) for name in made.receipt.outputs)
@@ -343,19 +355,9 @@ def test_a_training_cut_after_an_epoch_goes_on_in_the_store_and_ends_with_the_sa
     with pytest.raises(CutError, match="epoch 1 of 2"):
         make_group_classifier(grouped, "02", recipe, cut(1))
     (folder,) = Path(grouped.root, "models", "group_classifiers", "02").iterdir()
-    assert [path.name for path in folder.iterdir()] == [CHECKPOINT_NAME]
+    assert {path.name for path in folder.iterdir()} == {CHECKPOINT_NAME, PROGRESS_NAME}
     told: list[str] = []
     make_group_classifier(grouped, "02", recipe, told.append)
     assert len(told) == 1
     assert told[0].startswith("group 02: epoch 2 of 2")
     assert digests(Path(grouped.root), "models", "receipts") == digests(Path(undisturbed.root), "models", "receipts")
-
-
-def test_reports_of_the_trainer_are_told_in_a_line() -> None:
-    from glr_assets.training.kept import epoch_teller
-
-    told: list[str] = []
-    tell = epoch_teller(told.append)
-    tell(EpochReport(epoch=2, epochs=9, loss=0.25, validation_top1=0.5, learning_rate=1e-3, seconds=1.26))
-    tell(EpochReport(epoch=3, epochs=9, loss=0.25, validation_top1=None, learning_rate=1e-3, seconds=1.26))
-    assert told == ["epoch 2 of 9: loss 0.2500, validation top-1 0.500, 1.3 s", "epoch 3 of 9: loss 0.2500, 1.3 s"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glr_assets.errors import EmbedderError
+from glr_assets.recipes import Learning
 from glr_assets.training.photographs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,6 +29,7 @@ from glr_assets.training.photographs import (
     square,
     squares,
 )
+from glr_assets.training.samplers import shuffled
 
 NO_CHANGE = Augmentation(area=1, aspect=1, perspective=0, degrees=0, colour=0, grey=0, erase=0)
 
@@ -164,10 +167,12 @@ def test_erasing_blanks_a_rectangle_with_the_mean_colour() -> None:
     assert (got[~blank] == 255).all()
 
 
-def epoch(ids: list[str], classes: list[int], **changes: int) -> list[tuple[np.ndarray, list[int]]]:
+def epoch(ids: list[str], classes: list[int], **changes: Any) -> list[tuple[np.ndarray, list[int]]]:
     store = {i: encoded(picture(n)) for n, i in enumerate(sorted(ids))}
-    values = {"size": 24, "batch_size": 4, "seed": 5, "epoch": 2, "workers": 0} | changes
-    batches = EpochBatches(ids, classes, Pictures(store.__getitem__, 24), augmentation=Augmentation(), **values)
+    values = {"seed": 5, "epoch": 2} | {key: changes.pop(key) for key in ("seed", "epoch") if key in changes}
+    course = Learning(batch_size=changes.pop("batch_size", 4))
+    wanted = {"size": 24, "workers": 0, "augmentation": Augmentation()} | values | changes
+    batches = EpochBatches(shuffled(ids, classes, course, **values), Pictures(store.__getitem__, 24), **wanted)
     got = [(pixels.numpy(), targets.tolist()) for pixels, targets in batches]
     assert len(got) == len(batches)
     return got
@@ -187,6 +192,34 @@ def test_an_epoch_depends_on_neither_workers_nor_the_order_of_ids() -> None:
 
 def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert [targets for _, targets in epoch(["a", "b"], [0, 1], batch_size=64)] in ([[0, 1]], [[1, 0]])
+
+
+def test_parts_of_a_batch_are_the_batch_dealt_out_and_counted_by_their_share() -> None:
+    ids, classes = [f"p{n}" for n in range(10)], list(range(10))
+    whole = epoch(ids, classes, batch_size=5)
+    parts = [epoch(ids, classes, batch_size=5, part=(number, 2)) for number in range(2)]
+    for (pixels, targets), (first, odd), (second, even) in zip(whole, *parts, strict=True):
+        assert (targets[0::2], targets[1::2]) == (odd, even)
+        np.testing.assert_array_equal(pixels[0::2], first)
+        np.testing.assert_array_equal(pixels[1::2], second)
+    # Means of 3 and of 2 photographs, so weighted, have the mean of the 5 for their mean.
+    course = Learning(batch_size=5)
+    drawn = shuffled(ids, classes, course, seed=5, epoch=2)
+    weights = [
+        EpochBatches(drawn, len, size=8, seed=5, epoch=2, workers=0, augmentation=NO_CHANGE, part=(number, 2)).weights[
+            0
+        ]
+        for number in range(2)
+    ]
+    assert weights == [pytest.approx(2 * 3 / 5), pytest.approx(2 * 2 / 5)]
+
+
+def test_views_are_variations_of_the_same_photographs_the_first_as_without() -> None:
+    ids, classes = [f"p{n}" for n in range(8)], list(range(8))
+    for (one, targets), (two, again) in zip(epoch(ids, classes), epoch(ids, classes, views=2), strict=True):
+        assert targets == again
+        np.testing.assert_array_equal(two[:4], one)
+        assert not any(np.array_equal(a, b) for a, b in zip(two[:4], two[4:], strict=True))
 
 
 def test_pictures_beyond_the_memory_limit_are_the_same_pixels() -> None:

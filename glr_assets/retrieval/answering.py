@@ -1,0 +1,128 @@
+"""What speaks for each landmark that a photograph may show: neighbours by embedding, and local features that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from glr_assets.recipes import Retrieval
+from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
+from glr_assets.retrieval.local import QUERIES_AT_ONCE, Comparer, Counts
+from glr_assets.retrieval.scoring import QUERY_BLOCK, PenalisedIndex, support
+from glr_assets.verification.matching import Prepared
+
+#: Images of a landmark whose inliers are told.
+TOLD: Final = 3
+
+#: The features of the queries of these ids, in their order; None where one has none.
+Photographs = Callable[[Sequence[str]], Iterator[Prepared | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for the landmarks among a query's candidates.
+
+    Attributes:
+        id: the query's.
+        penalty: C, its likeness to non-landmarks.
+        landmark_ids: int64 [l], ascending.
+        neighbours: float64 [l], the support of the landmark's images among the first neighbours (`scoring.support`);
+            -inf where none is among them.
+        best: float64 [l], the best cosine - B of the landmark's candidates.
+        inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
+        group: float64 [l], log odds that the landmark's group of classifiers gives it; absent where they are not asked.
+    """
+
+    id: str
+    penalty: float
+    landmark_ids: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.float64]
+    best: npt.NDArray[np.float64]
+    inliers: Counts
+    group: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """All that speaks for landmarks, opened once.
+
+    Attributes:
+        index: the train images that are searched.
+        non_landmarks: the gallery of the penalties.
+        recipe: `[retrieval]`.
+        comparer: compares local features with those of the first candidates; absent where none are.
+    """
+
+    index: PenalisedIndex
+    non_landmarks: NonLandmarks
+    recipe: Retrieval
+    comparer: Comparer | None = None
+
+    def of(
+        self, queries: Vectors, photographs: Photographs | None = None, *, leave_one_out: bool = False
+    ) -> Iterator[Evidence]:
+        """The evidence of each query in their order; what one gets depends on no other.
+
+        Memory is that of a block of queries, whatever their number.
+
+        Args:
+            queries: what is asked.
+            photographs: local features of the queries; needed where they are compared.
+            leave_one_out: do not let a query find the index image of its own id.
+
+        Raises:
+            EmbedderError: the vectors are not of the index's embedder, or a value is not finite.
+            StoreError: local features cannot be read.
+        """
+        size = QUERIES_AT_ONCE if self.comparer is not None else QUERY_BLOCK
+        for start in range(0, len(queries), size):
+            part = queries.rows(range(start, min(start + size, len(queries))))
+            yield from self._of_block(part, photographs, leave_one_out)
+
+    def _of_block(self, queries: Vectors, photographs: Photographs | None, leave_one_out: bool) -> Iterator[Evidence]:
+        own = self.non_landmarks.penalties(queries, self.recipe.query_penalty_top)
+        wanted = max(self.recipe.neighbours, self.recipe.rerank if self.comparer is not None else 0)
+        scores, rows = self.index.search(queries.vectors, wanted, queries.ids if leave_one_out else None)
+        inliers: Sequence[Counts] = [np.zeros(len(found), np.int32) for found in rows]
+        if self.comparer is not None and photographs is not None:
+            ids = [[self.index.ids[row] for row in found[: self.recipe.rerank] if row >= 0] for found in rows]
+            inliers = self.comparer(list(photographs(queries.ids)), ids)
+        for query, penalty, of_query, found, counts in zip(queries.ids, own, scores, rows, inliers, strict=True):
+            known = found >= 0
+            landmarks = self.index.landmark_ids[found[known]]
+            yield evidence_of(query, float(penalty), of_query[known], landmarks, counts, self.recipe.neighbours)
+
+
+def evidence_of(
+    query: str,
+    penalty: float,
+    scores: npt.NDArray[np.float64],
+    landmarks: npt.NDArray[np.int64],
+    inliers: Counts,
+    neighbours: int,
+) -> Evidence:
+    """The evidence in a query's candidates.
+
+    Args:
+        query: its id.
+        penalty: C.
+        scores: float64 [n], cosine - B, the best first.
+        landmarks: int64 [n] of the candidates.
+        inliers: int32 [m] of the first m <= n candidates.
+        neighbours: candidates whose scores are summed by landmark.
+    """
+    names, number = np.unique(landmarks, return_inverse=True)
+    first = np.full(len(names), -np.inf)
+    for landmark in np.unique(number[:neighbours]).tolist():
+        first[landmark] = support(scores[:neighbours][number[:neighbours] == landmark].tolist())
+    best = np.full(len(names), -np.inf)
+    np.maximum.at(best, number, scores)
+    told = np.zeros((len(names), TOLD), np.int32)
+    for landmark in np.unique(number[: len(inliers)][inliers > 0]).tolist():
+        most = np.sort(inliers[number[: len(inliers)] == landmark])[::-1][:TOLD]
+        told[landmark, : len(most)] = most
+    return Evidence(query, penalty, names, first, best, told)

@@ -1,0 +1,289 @@
+"""`recognition_model`: learns, where the landmark is known, how far what speaks for an answer can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from glr_assets.errors import MissingInputError
+from glr_assets.images.reader import ImageReader
+from glr_assets.plots import reliability
+from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
+from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
+from glr_assets.retrieval.answering import Evidence, Photographs, Witness
+from glr_assets.retrieval.embeddings import Vectors, embedded_shards, read_embeddings, read_non_landmarks
+from glr_assets.retrieval.index import open_index
+from glr_assets.retrieval.local import Comparer, StoredFeatures, extracted
+from glr_assets.retrieval.model import RecognitionModel, fit_model, fit_neighbours
+from glr_assets.retrieval.schemas import MODEL_FILE, RECOGNITION_SAMPLES
+from glr_assets.seeded import seeded_hash
+from glr_assets.source import Source
+from glr_assets.source.base import Split
+from glr_assets.store import Store
+from glr_assets.tables import fixed_width
+from glr_assets.training.group_calibration import expected_calibration_error
+from glr_assets.verification.extractors import open_extractor
+from glr_assets.verification.manifests import kept_images
+from glr_assets.verification.matching import Prepared
+
+CODE_VERSION = "1"
+RELIABILITY_PICTURE = "reports/recognition_model_reliability.png"
+#: Parts in which samples are told apart, each answered by a model fitted on the others.
+FOLDS: Final = 5
+#: Of `[retrieval]`, what decides on evidence once index and gallery are there.
+DECIDED_BY: Final = frozenset({"query_penalty_top", "neighbours", "rerank", "calibrating", "manifest"})
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Photographs whose landmark is known: the evidence of each, its split, and what it shows (None: no landmark)."""
+
+    split: list[Split]
+    evidence: list[Evidence]
+    shown: list[int | None]
+
+
+def feature_shards(shards: Mapping[str, str]) -> dict[str, list[str]]:
+    """The local features of train images by asset, of the shards of these train embeddings."""
+    keys = [name.split("/")[1] for name in sorted(shards)]
+    return {"local_features": keys, "search_features": keys}
+
+
+def feature_receipts(store: Store, assets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The digests of local features, by name of asset and shard."""
+    return need_receipts(store, *(f"{asset}/{shard}" for asset, keys in assets.items() for shard in keys))
+
+
+def open_witness(
+    store: Store,
+    shards: Mapping[str, Sequence[str]],
+    recipe: Retrieval,
+    verification: Verification,
+    execution: Execution,
+) -> Witness:
+    """What answers, as it was made last.
+
+    Args:
+        store: the store.
+        shards: of local features of train images by asset, as `feature_shards` gives them.
+        recipe: `[retrieval]`; local features are compared where it re-ranks.
+        verification: how they are compared.
+        execution: with how many threads.
+
+    Raises:
+        MissingInputError: index, gallery or features have not been made.
+    """
+    index = open_index(store)
+    comparer = Comparer.open(store, shards, verification, execution) if recipe.rerank else None
+    return Witness(index, read_non_landmarks(store, index.dimensions), recipe, comparer)
+
+
+def stored_photographs(
+    store: Store, split: Split, features: StoredFeatures, verification: Verification, execution: Execution
+) -> Photographs:
+    """The features of stored images: kept ones, and of an image that has none they are found in its pixels.
+
+    An image that is not stored, or cannot be decoded, has none.
+    """
+    opened: list[tuple[ImageReader, Any]] = []
+
+    def found(image_id: str) -> Prepared | None:
+        if not opened:
+            opened.append((ImageReader.of_split(store, split), open_extractor(verification, execution.device)))
+        reader, extractor = opened[0]
+        if image_id not in reader:
+            return None
+        try:
+            return extracted(extractor, image_id, reader.read(image_id))
+        except ValueError:
+            return None
+
+    def photographs(ids: Sequence[str]) -> Iterator[Prepared | None]:
+        for image_id, kept in zip(ids, features.prepared(ids), strict=True):
+            yield kept if kept is not None or image_id in features else found(image_id)
+
+    return photographs
+
+
+def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_out_ids: Sequence[str]) -> Made:
+    """`recognition_model`: the model, the samples it was fitted on, and how far its confidence holds.
+
+    The samples are train images that the embedder did not learn from, which ask for their landmark without finding
+    themselves, and the gallery's photographs of no landmark, which meet the others of the gallery.
+
+    Args:
+        source: whose shards count.
+        store: the store.
+        recipe: `[retrieval]`, `[verification]`, `[execution]` and the seed.
+        held_out_ids: train images that the embedder did not learn from.
+
+    Raises:
+        MissingInputError: index, gallery, embeddings or features have not been made.
+    """
+    shards = embedded_shards(source, store, "train")
+    names = [recipe.training.manifest, "faiss_index", "non_landmark_embeddings"]
+    inputs = shards | need_receipts(store, *names)
+    need_same_gallery(store)
+    parameters: dict[str, Any] = recipe.retrieval.model_dump(mode="json", include=set(DECIDED_BY))
+    parameters |= {"held_out": sorted(held_out_ids), "seed": recipe.seed}
+    of_train, of_test = feature_shards(shards), {"test_features": shards_of_tests(source, store)}
+    if recipe.retrieval.rerank:
+        inputs |= feature_receipts(store, of_train) | feature_receipts(store, of_test)
+        parameters |= {"verification": compared_by(recipe.verification)}
+
+    def build(writer: Writer) -> Summary:
+        witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
+        samples = gathered(store, recipe, witness, read_embeddings(store, shards), held_out_ids, of_test)
+        fit = fit_model if recipe.retrieval.rerank else fit_neighbours
+        model = fit(samples.evidence, samples.shown)
+        writer.write(MODEL_FILE, model.model_dump_json(indent=2).encode() + b"\n")
+        told = cross_validated(samples, fit, recipe.seed)
+        writer.table(RECOGNITION_SAMPLES, told)
+        probability, right = told["probability"].to_numpy(), told["right"].to_numpy(zero_copy_only=False)
+        writer.write(RELIABILITY_PICTURE, reliability({"samples, each by a model of the others": (probability, right)}))
+        figures: Summary = {f"weight of {name}": value for name, value in model.weights.items()}
+        if not model.weights:
+            figures = {"slope": model.calibration.slope, "intercept": model.calibration.intercept}
+        return figures | {
+            "rows": told.num_rows,
+            "landmarks": sum(landmark is not None for landmark in samples.shown),
+            "right": int(right.sum()),
+            "ece": expected_calibration_error(probability, right),
+        }
+
+    return make(
+        store, "recognition_model", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build
+    )
+
+
+def need_model_of(store: Store, recipe: Recipe) -> None:
+    """Refuse a model of another recipe, or of another index or gallery than those that are there.
+
+    Raises:
+        MissingInputError: it is.
+    """
+    model = need_receipt(store, "recognition_model")
+    wanted = recipe.retrieval.model_dump(mode="json", include=set(DECIDED_BY))
+    if recipe.retrieval.rerank:
+        wanted |= {"verification": compared_by(recipe.verification)}
+    for name, value in wanted.items():
+        if model.parameters.get(name) != value:
+            raise MissingInputError(
+                f"recognition_model in {store.url} is of {name} = {model.parameters.get(name)!r}, the recipe says "
+                f"{value!r}: materialise recognition_model again"
+            )
+    for name in ("faiss_index", "non_landmark_embeddings"):
+        if model.inputs.get(name) != need_receipt(store, name).digest:
+            raise MissingInputError(
+                f"recognition_model in {store.url} is of another {name} than the one there: "
+                "materialise recognition_model again"
+            )
+
+
+def compared_by(recipe: Verification) -> dict[str, Any]:
+    """Of `[verification]`, what decides how two images compare."""
+    decides = {
+        "extractor",
+        "module",
+        "max_features",
+        "min_cosine",
+        "residual",
+        "geometry",
+        "min_inliers",
+        "refuse_traps",
+    }
+    return recipe.model_dump(mode="json", include=decides)
+
+
+def shards_of_tests(source: Source, store: Store) -> list[str]:
+    """The test shards that were embedded."""
+    return [name.split("/")[1] for name in sorted(embedded_shards(source, store, "test"))]
+
+
+def need_same_gallery(store: Store) -> None:
+    """Refuse an index whose penalties are of other non-landmarks than those that are there.
+
+    Raises:
+        MissingInputError: they are.
+    """
+    index, gallery = (need_receipt(store, name) for name in ("faiss_index", "non_landmark_embeddings"))
+    if index.inputs.get(gallery.name) != gallery.digest:
+        raise MissingInputError(
+            f"faiss_index in {store.url} is of another {gallery.name} than the one there: materialise faiss_index again"
+        )
+
+
+def gathered(
+    store: Store,
+    recipe: Recipe,
+    witness: Witness,
+    train: Vectors,
+    held_out_ids: Sequence[str],
+    of_test: Mapping[str, Sequence[str]],
+) -> Samples:
+    """The evidence of the held-out train images, of which at most `[retrieval] calibrating`, and of the gallery's."""
+    kept = kept_images(store, recipe.training.manifest)
+    landmark_of = dict(zip(kept["id"].to_pylist(), kept["landmark_id"].to_pylist(), strict=True))
+    held_out = train.of(landmark_of.keys() & set(drawn_samples(held_out_ids, recipe)))
+    others = witness.non_landmarks.images
+    photographs: dict[Split, Photographs | None] = {"train": None, "test": None}
+    if witness.comparer is not None:
+        more = (recipe.verification, recipe.execution)
+        photographs["train"] = stored_photographs(store, "train", witness.comparer.features, *more)
+        photographs["test"] = stored_photographs(store, "test", StoredFeatures.of(store, of_test), *more)
+    found = Samples([], [], [])
+    asked: list[tuple[Split, Vectors]] = [("train", held_out), ("test", others)]
+    for split, queries in asked:
+        of = list(witness.of(queries, photographs[split], leave_one_out=True))
+        found.split.extend([split] * len(of))
+        found.evidence.extend(of)
+        found.shown.extend(landmark_of[one.id] if split == "train" else None for one in of)
+    return found
+
+
+def drawn_samples(ids: Sequence[str], recipe: Recipe) -> list[str]:
+    """At most `[retrieval] calibrating` of these ids, by a seeded order."""
+    column = pa.array(sorted(ids), pa.string())
+    order = np.lexsort((fixed_width(column), seeded_hash(column, recipe.seed, "recognition model")))
+    return column.take(pa.array(order[: recipe.retrieval.calibrating])).to_pylist()
+
+
+def cross_validated(
+    samples: Samples, fit: Callable[[Sequence[Evidence], Sequence[int | None]], RecognitionModel], seed: int
+) -> pa.Table:
+    """`RECOGNITION_SAMPLES`: each sample answered by a model that was fitted on the other folds."""
+    ids = pa.array([found.id for found in samples.evidence], pa.string())
+    fold = seeded_hash(ids, seed, "folds of samples") % np.uint64(FOLDS)
+    rows = []
+    for number in range(FOLDS):
+        mine = np.flatnonzero(fold == number).tolist()
+        others = np.flatnonzero(fold != number).tolist()
+        model = fit([samples.evidence[row] for row in others], [samples.shown[row] for row in others])
+        for row in mine:
+            answers = model.ranked(samples.evidence[row])
+            answer = answers[0].landmark_id if answers else None
+            rows.append(
+                {
+                    "id": samples.evidence[row].id,
+                    "split": samples.split[row],
+                    "landmark_id": samples.shown[row],
+                    "answer": answer,
+                    "right": answer is not None and answer == samples.shown[row],
+                    "probability": float(model.calibration.probability([answers[0].score])[0]) if answers else 0.0,
+                }
+            )
+    return RECOGNITION_SAMPLES.rows(rows).sort_by("id")
+
+
+def open_model(store: Store) -> RecognitionModel:
+    """The model that `make_recognition_model` wrote.
+
+    Raises:
+        MissingInputError: it has not been made.
+    """
+    need_receipt(store, "recognition_model")
+    return RecognitionModel.from_json(store.read(MODEL_FILE))
