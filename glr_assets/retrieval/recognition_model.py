@@ -125,7 +125,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
         MissingInputError: index, gallery, embeddings or features have not been made.
     """
     shards = embedded_shards(source, store, "train")
-    names = [recipe.training.manifest, "faiss_index", "non_landmark_embeddings"]
+    names = [recipe.training.manifest, "embedder", "faiss_index", "non_landmark_embeddings"]
     inputs = shards | need_receipts(store, *names)
     need_same_gallery(store)
     parameters: dict[str, Any] = recipe.retrieval.model_dump(mode="json", include=set(DECIDED_BY))

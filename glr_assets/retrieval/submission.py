@@ -73,7 +73,7 @@ def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
     """
     test, train = embedded_shards(source, store, "test"), embedded_shards(source, store, "train")
     names = ["recognition_model", "faiss_index", "non_landmark_embeddings", "test_metadata"]
-    inputs = test | need_receipts(store, *names)
+    inputs = test | train | need_receipts(store, *names)
     need_model_of(store, recipe)
     of_train, of_test = feature_shards(train), {"test_features": shards_of_tests(source, store)}
     if recipe.retrieval.rerank:

@@ -7,6 +7,7 @@ Nothing is reordered or fused, so every processor gives the same.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -25,7 +26,13 @@ LEAST_FOR_AFFINE = 6
 #: A model of a single match is rough: others may be so many times the residual off it.
 WIDE = 2.0
 
-_compiled = numba.njit(nogil=True)
+
+def _compiled(loop: Any) -> Any:
+    """Compile when first called, which takes seconds; other processes find it where a folder for it can be written."""
+    try:
+        return numba.njit(nogil=True, cache=True)(loop)
+    except RuntimeError:
+        return numba.njit(nogil=True)(loop)
 
 
 @_compiled
