@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation bench-verification bench-serving clean
+.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation bench-verification bench-training \
+	bench-search bench-serving clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -71,6 +72,15 @@ bench-verification: setup ## geometric verification: a pair, pairs tried of all,
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
 	$(BIN)/python -m glr_assets_tests.benchmarks.features
 	$(BIN)/python -m glr_assets_tests.benchmarks.verification
+
+bench-training: setup ## loader and networks beside decoding alone; a warm start beside none on the photographs, three seeds
+	$(BIN)/python -m glr_assets_tests.benchmarks.loader
+	$(BIN)/python -m glr_assets_tests.benchmarks.training --part speed
+	$(BIN)/python -m glr_assets_tests.benchmarks.training --part warm-start
+	$(BIN)/python -m glr_assets_tests.benchmarks.groups
+
+bench-search: setup ## indexes of 200,000 vectors: recall, latency and memory beside Flat; memory over the whole test set
+	$(BIN)/python -m glr_assets_tests.benchmarks.search
 
 bench-serving: setup ## the recognition service under load: answers a second, p50 and p99 by clients
 	$(BIN)/python -m glr_assets_tests.benchmarks.serving

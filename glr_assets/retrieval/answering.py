@@ -34,7 +34,6 @@ class Evidence:
             -inf where none is among them.
         best: float64 [l], the best cosine - B of the landmark's candidates.
         inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
-        group: float64 [l], log odds that the landmark's group of classifiers gives it; absent where they are not asked.
     """
 
     id: str
@@ -43,7 +42,6 @@ class Evidence:
     neighbours: npt.NDArray[np.float64]
     best: npt.NDArray[np.float64]
     inliers: Counts
-    group: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,7 @@ them" has log weight 0, and their shares of the exponentials are the probabiliti
 - neighbours: the neighbours' support less the query's penalty C, in units of its spread over what the fit saw;
 - best: the best candidate's cosine - B, less C, alike;
 - geometry: log(1 + the inliers over chance of the candidates that agree most), so that the tenth counts more than the
-  hundredth, and one image that agrees well more than three by chance;
-- group: the log odds of the landmark's group of classifiers, where they are asked.
+  hundredth, and one image that agrees well more than three by chance.
 
 It is fitted on photographs whose landmark is known, none of which finds itself, and on photographs of no landmark.
 Weights are never negative: more that speaks for a landmark never makes it less probable, nor another one more.
@@ -35,7 +34,6 @@ Floats = npt.NDArray[np.float64]
 NEIGHBOURS: Final = "neighbours"
 BEST: Final = "best"
 GEOMETRY: Final = "geometry"
-GROUP: Final = "group"
 
 #: Inliers of a candidate that count for nothing: 60 % of the landmarks that a query shows reach so many, and 3 % of the
 #: others among its candidates. Of 2 to 6 it was the likeliest on a nested split of training photographs.
@@ -43,7 +41,7 @@ CHANCE: Final = 6
 #: Weights are drawn to these as by a normal distribution of this precision: twenty held-out photographs, as a small
 #: set has, teach little, and hundreds overrule it. Chosen on a nested split of training photographs, by the GAP of
 #: embedders from good to poor (one with more and more noise): of precisions from .1 to 5 no other did as well by all.
-PRIOR: Final[Mapping[str, float]] = {NEIGHBOURS: 1.0, BEST: 3.5, GEOMETRY: 2.0, GROUP: 0.5}
+PRIOR: Final[Mapping[str, float]] = {NEIGHBOURS: 1.0, BEST: 3.5, GEOMETRY: 2.0}
 PRECISION: Final = 1.0
 ODDS_DECIMALS: Final = 4
 """Decimals of log odds: by scales of about .1 and weights of a few they resolve what six decimals of a cosine do."""
@@ -132,12 +130,11 @@ def features_of(evidence: Evidence) -> dict[str, Floats]:
     """The features of each landmark [l], by name; not yet divided by their scales."""
     support = np.where(np.isfinite(evidence.neighbours), evidence.neighbours, np.minimum(evidence.best, 0.0))
     over = np.maximum(evidence.inliers.astype(np.float64) - CHANCE, 0.0)
-    found = {
+    return {
         NEIGHBOURS: support - evidence.penalty,
         BEST: evidence.best - evidence.penalty,
         GEOMETRY: np.log1p(over.sum(axis=1)),
     }
-    return found | ({} if evidence.group is None else {GROUP: evidence.group})
 
 
 def fit_neighbours(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> RecognitionModel:
@@ -161,7 +158,7 @@ def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> Reco
     from scipy.optimize import minimize
 
     columns = [features_of(found) for found in evidence]
-    names = [name for name in PRIOR if name != GROUP or any(name in column for column in columns)]
+    names = list(PRIOR)
     scales = {name: _scale(name, columns) for name in names}
     rows = [np.stack([column[name] / scales[name] for name in names], axis=1) for column in columns if column]
     design = np.concatenate([np.zeros((0, len(names))), *rows])

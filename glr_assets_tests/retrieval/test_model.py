@@ -15,7 +15,6 @@ from glr_assets.errors import StoreError
 from glr_assets.retrieval.answering import TOLD, Evidence, evidence_of
 from glr_assets.retrieval.calibration import Calibration
 from glr_assets.retrieval.model import (
-    GROUP,
     PRECISION,
     PRIOR,
     RecognitionModel,
@@ -138,7 +137,7 @@ def test_who_answers_for_none_of_them_is_learnt() -> None:
 
 def test_few_samples_leave_the_weights_where_they_were() -> None:
     nothing = fit_model([], [])
-    assert nothing.weights == {name: weight for name, weight in PRIOR.items() if name != GROUP}
+    assert nothing.weights == dict(PRIOR)
     assert nothing.ranked(samples(1)[0][0])
     evidence, shown = samples(1, 2)
     model = fit_model(evidence, shown)
