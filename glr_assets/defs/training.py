@@ -14,12 +14,12 @@ from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
 from glr_assets.training import group_calibration, group_classifiers, groups, versions
 from glr_assets.training.kept import Sight
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
+from glr_assets.verification.manifests import MANIFESTS
 
 EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
 GroupsConfig = launchpad(groups=Groups, training=Training)
 ClassifierConfig = launchpad(groups=Groups, execution=Execution)
 CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Execution)
-MANIFESTS = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
 
 
 @table_asset(
@@ -51,7 +51,7 @@ def embedder(
     group="training",
     code_version=groups.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=MANIFESTS,
+    deps=list(MANIFESTS),
 )
 def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""

@@ -30,7 +30,8 @@ from glr_assets.retrieval.schemas import ANSWERS
 from glr_assets.retrieval.scoring import PenalisedIndex
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets.training.group_calibration import expected_calibration_error
+from glr_assets.training.group_map import expected_calibration_error
+from glr_assets.training.held_out import CLASS_SIZES, range_of_size
 
 ABLATION = "reports/evaluation_ablation.json"
 ABLATION_TABLE = "reports/evaluation_ablation.md"
@@ -39,8 +40,6 @@ CONFIDENCE_PICTURE = "reports/evaluation_reliability.png"
 CURVE_PICTURE = "reports/evaluation_precision_recall.png"
 KINDS_TABLE = "reports/evaluation_kinds.md"
 
-#: Least searched images of a landmark of each range.
-SIZES: Final = (0, 1, 6, 11, 21, 51)
 #: Probabilities under which an answer may be withheld.
 WITHHELD_UNDER: Final = (0.0, 0.5, 0.7, 0.9, 0.95)
 
@@ -149,10 +148,10 @@ def by_kind(
     for query, shown in solution.items():
         if shown:
             most = max(sorted(shown), key=lambda landmark: images.get(landmark, 0))
-            size = _size(images.get(most, 0))
+            size = range_of_size(images.get(most, 0))
             kinds["by_size"].setdefault(size, {})[query] = shown
             kinds["by_supercategory"].setdefault(category.get(most, "unknown"), {})[query] = shown
-    order = [_size(least) for least in SIZES]
+    order = [range_of_size(least) for least in (0, *CLASS_SIZES)]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for way, groups in kinds.items():
         names = sorted(groups, key=lambda name: (order.index(name), "") if name in order else (len(order), name))
@@ -161,14 +160,6 @@ def by_kind(
             figures = figures_of(predictions, groups[name])
             found[way][name] = {"queries": len(groups[name]), "gap": figures["gap"], "top1": figures["top1"]}
     return found
-
-
-def _size(images: int) -> str:
-    """The range of a number of searched images, in words."""
-    number = int(np.searchsorted(SIZES, images, side="right")) - 1
-    least = SIZES[number]
-    most = SIZES[number + 1] - 1 if number + 1 < len(SIZES) else None
-    return f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
 
 
 def write_steps(

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from glr_assets.errors import EmbedderError, StoreError
+from glr_assets.errors import EmbedderError
 
 FEWEST_SAMPLES = 10
 """Samples under which no slope is fitted."""
@@ -67,24 +67,6 @@ class Calibration(BaseModel):
         # The distance to the nearer end: the sum as written above cancels far from 1/2, and would not rise.
         tail = 0.5 / (1.0 + np.abs(odds))
         return np.clip(np.where(odds < 0, tail, 1.0 - tail), _TINY, _BELOW_ONE)
-
-    def to_json(self) -> str:
-        """The calibration as a JSON object, every digit kept."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Calibration:
-        """The calibration that `to_json` wrote.
-
-        Raises:
-            StoreError: `text` is no such document.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            at = ".".join(str(part) for part in first["loc"]) or "document"
-            raise StoreError(f"calibration: {at}: {first['msg']}; materialise faiss_index again") from error
 
     def _log_odds(self, scores: ArrayLike) -> NDArray[np.float64]:
         # Bounded so that even a slope and a score near float64's largest give no infinity below.

@@ -30,8 +30,9 @@ from glr_assets.tables import fixed_width
 from glr_assets.verification.evidence import Judge
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.extractors.base import Extractor
+from glr_assets.verification.feature_reader import need_one_extractor, opened
 from glr_assets.verification.features import decoded, encoded
-from glr_assets.verification.local_features import Wanted, make_local_features, need_one_extractor, opened
+from glr_assets.verification.local_features import Wanted, make_local_features
 from glr_assets.verification.manifests import kept_images
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.schemas import COMPARED_FEATURES, FeatureSet

@@ -25,7 +25,7 @@ from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width
-from glr_assets.training.group_calibration import expected_calibration_error
+from glr_assets.training.group_map import expected_calibration_error
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.manifests import kept_images
 from glr_assets.verification.matching import Prepared

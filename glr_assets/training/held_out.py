@@ -5,6 +5,7 @@ What belongs here: which photographs are asked, the nearest of those that traine
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class SizeFigure:
     @property
     def range(self) -> str:
         """The class sizes in words, as `6–10`."""
-        return f"{self.fewest}+" if self.most is None else f"{self.fewest}–{self.most}"
+        return range_of_size(self.fewest)
 
 
 def asked_and_compared(training: TrainingSet, validation: TrainingSet) -> tuple[TrainingSet, TrainingSet]:
@@ -125,6 +126,15 @@ def _cosines(embed: Embed, asked: TrainingSet, compared: TrainingSet) -> Floats:
     """[asked, compared], to four decimals, so that noise of the last bits decides nothing that an order can decide."""
     known = embed(map(compared.read, compared.ids))
     return np.round(embed(map(asked.read, asked.ids)) @ known.T, 4)
+
+
+def range_of_size(images: int) -> str:
+    """The range that a number of images of a landmark falls in, in words: `6–10`, `101+`, `0` where there is none."""
+    place = bisect_right(CLASS_SIZES, images) - 1
+    if place < 0:
+        return "0"
+    most = CLASS_SIZES[place + 1] - 1 if place + 1 < len(CLASS_SIZES) else None
+    return f"{CLASS_SIZES[place]}+" if most is None else f"{CLASS_SIZES[place]}–{most}"
 
 
 def by_class_size(

@@ -15,6 +15,7 @@ import pickle
 import tempfile
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ class NoCheckpoints:
         return None
 
 
-class Lesson(lightning.LightningModule, Generic[Network]):
+class Lesson(lightning.LightningModule, Generic[Network], ABC):
     """A network, the batches of each epoch and the optimiser; a subclass says what the loss of a batch is.
 
     A subclass sets `network`, and any module beside it that learns, after this class is initialised.
@@ -136,6 +137,7 @@ class Lesson(lightning.LightningModule, Generic[Network]):
         self._average: list[AveragedModel] = []
         self._weights: list[float] = []
 
+    @abstractmethod
     def batch_loss(self, pixels: Tensor, numbers: Tensor, batch_idx: int) -> Tensor:
         """Mean loss of the batch's photographs.
 
@@ -144,7 +146,6 @@ class Lesson(lightning.LightningModule, Generic[Network]):
             numbers: class numbers int64 [B].
             batch_idx: the batch's place in the epoch.
         """
-        raise NotImplementedError
 
     def spread(self) -> Tensor | None:
         """The epoch's `EpochReport.spread`, of this process's photographs, on the device."""

@@ -26,7 +26,8 @@ from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors import open_extractor
-from glr_assets.verification.local_features import FeatureReader, Wanted, need_extractor
+from glr_assets.verification.feature_reader import FeatureReader, need_extractor
+from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.pictures import pairs_picture
 from glr_assets.verification.schemas import DIFFERENT_PAIRS, LOCAL_FEATURES, VERIFICATION_CALIBRATION

@@ -12,7 +12,7 @@ from glr_assets.images.reader import ImageReader
 from glr_assets.plots import Matched, matched_pairs
 from glr_assets.store import Store
 from glr_assets.verification.evidence import Judge
-from glr_assets.verification.local_features import FeatureReader
+from glr_assets.verification.feature_reader import FeatureReader
 from glr_assets.verification.matching import Prepared
 
 _SIZES: Final = ((180, 60), (150, 40), (120, 25), (90, 10))

@@ -23,7 +23,8 @@ from glr_assets.verification.calibration import Thresholds
 from glr_assets.verification.classes import Outcome, Pair, TriedPairs
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors import open_extractor
-from glr_assets.verification.local_features import ClassFeatures, FeatureReader, Wanted, need_extractor
+from glr_assets.verification.feature_reader import ClassFeatures, FeatureReader, need_extractor
+from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.pictures import pairs_picture
 from glr_assets.verification.plan import bucket_keys, buckets_of

@@ -25,13 +25,9 @@ from glr_assets.recipes import Recipe, load_recipe
 from glr_assets.source import open_source
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
-from glr_assets.training.group_calibration import (
-    NO_LANDMARK,
-    expected_calibration_error,
-    make_group_calibration,
-    open_groups,
-)
+from glr_assets.training.group_calibration import make_group_calibration, open_groups
 from glr_assets.training.group_classifiers import make_group_classifier
+from glr_assets.training.group_map import NO_LANDMARK, expected_calibration_error
 from glr_assets.training.groups import group_keys, make_training_groups
 from glr_assets_tests.lineage import curate
 

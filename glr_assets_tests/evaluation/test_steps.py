@@ -15,10 +15,8 @@ from glr_assets.evaluation.steps import (
     ABLATION,
     ABLATION_TABLE,
     KINDS_TABLE,
-    SIZES,
     WITHHELD_UNDER,
     Confidence,
-    _size,
     by_kind,
     figures_of,
     write_steps,
@@ -29,6 +27,7 @@ from glr_assets.retrieval.embeddings import embedded_shards
 from glr_assets.retrieval.index import open_index
 from glr_assets.retrieval.submission import SUBMISSION, make_submission
 from glr_assets.tables import read_table
+from glr_assets.training.held_out import range_of_size
 from glr_assets_tests.retrieval.conftest import Embedded, embedded_once, indexed, indexed_once
 
 __all__ = ["embedded_once", "indexed", "indexed_once"]
@@ -62,21 +61,6 @@ def test_nothing_withheld_of_nothing() -> None:
     none = np.zeros(0)
     rows = Confidence(none, none.astype(bool), none.astype(bool)).withheld()
     assert all(row["answered"] is None and row["right_of_answered"] is None for row in rows)
-
-
-def test_every_number_of_images_is_in_one_range() -> None:
-    named = [_size(images) for images in range(200)]
-    assert len(set(named)) == len(SIZES)
-    assert [named[images] for images in (0, 1, 5, 6, 10, 11, 51, 199)] == [
-        "0",
-        "1 to 5",
-        "1 to 5",
-        "6 to 10",
-        "6 to 10",
-        "11 to 20",
-        "51 or more",
-        "51 or more",
-    ]
 
 
 def test_figures_are_of_the_queries_asked_alone() -> None:
@@ -129,7 +113,7 @@ def test_kinds_part_the_queries_that_show_a_landmark(indexed: Embedded) -> None:
         assert sum(of["queries"] for of in groups.values()) == len(shown)
         assert sum(of["queries"] * of["top1"] for of in groups.values()) == pytest.approx(right)
     counts = np.bincount(np.unique(open_index(store).landmark_ids, return_inverse=True)[1])
-    assert set(kinds["by_size"]) <= {_size(int(count)) for count in counts} | {"0"}
+    assert set(kinds["by_size"]) <= {range_of_size(int(count)) for count in counts} | {"0"}
     categories = {row["supercategory"] or "unknown" for row in read_table(store, LANDMARK_LABELS).to_pylist()}
     assert set(kinds["by_supercategory"]) <= categories
     assert all(not math.isnan(of["gap"]) for groups in kinds.values() for of in groups.values())

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from glr_assets.errors import EmbedderError, StoreError
+from glr_assets.errors import EmbedderError
 from glr_assets.retrieval.calibration import FEWEST_SAMPLES, PRIOR_SLOPE, Calibration, fit_calibration
 
 finite = st.floats(-1e6, 1e6)
@@ -154,27 +154,3 @@ class TestFit:
                 fit_calibration([0.1, wrong], [True, False])
         with pytest.raises(EmbedderError, match="as many of each"):
             fit_calibration([0.1, 0.2], [True])
-
-
-class TestJson:
-    @given(st.floats(1e-300, 1e300), st.floats(-1e300, 1e300), st.booleans())
-    def test_every_digit_comes_back(self, slope: float, intercept: float, fitted: bool) -> None:
-        calibration = Calibration(slope=slope, intercept=intercept, samples=7, correct=3, fitted=fitted)
-        assert Calibration.from_json(calibration.to_json()) == calibration
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "[]",
-            '{"slope": 0, "intercept": 1}',
-            '{"slope": -1, "intercept": 1}',
-            '{"slope": 1}',
-            '{"slope": 1, "intercept": NaN}',
-            '{"slope": 1, "intercept": 1, "bias": 1}',
-        ],
-    )
-    def test_other_documents_are_refused_in_one_line(self, text: str) -> None:
-        with pytest.raises(StoreError, match=r"^calibration: ") as raised:
-            Calibration.from_json(text)
-        assert "\n" not in str(raised.value)

@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 
 from glr_assets.errors import ClassifierError
 from glr_assets.evaluation.answers import scores_of_answers
-from glr_assets.training.group_calibration import (
+from glr_assets.training.group_calibration import report_of
+from glr_assets.training.group_map import (
     NO_LANDMARK,
     POOLED_PRECISION,
     PRECISION,
@@ -25,7 +26,6 @@ from glr_assets.training.group_calibration import (
     features,
     fit_group_calibration,
     raw_answers,
-    report_of,
 )
 from glr_assets.training.schemas import GROUP_CALIBRATION
 

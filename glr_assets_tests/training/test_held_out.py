@@ -17,6 +17,7 @@ from glr_assets.training.held_out import (
     asked_and_compared,
     by_class_size,
     held_out_answers,
+    range_of_size,
 )
 from glr_assets.training.photographs import TrainingSet
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
@@ -114,3 +115,20 @@ def test_every_photograph_is_in_one_range_of_class_sizes(rows: list[tuple[int, i
         assert len(inside) == figure.images
     assert [figure.fewest for figure in figures] == sorted(figure.fewest for figure in figures)
     assert {figure.fewest for figure in figures} <= set(CLASS_SIZES)
+
+
+def test_every_number_of_images_is_in_one_range() -> None:
+    named = [range_of_size(images) for images in range(200)]
+    assert len(set(named)) == len(CLASS_SIZES) + 1
+    assert [named[images] for images in (0, 1, 2, 3, 10, 11, 50, 51, 101, 199)] == [
+        "0",
+        "1–2",
+        "1–2",
+        "3–5",
+        "6–10",
+        "11–20",
+        "21–50",
+        "51–100",
+        "101+",
+        "101+",
+    ]

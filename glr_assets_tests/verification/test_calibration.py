@@ -35,7 +35,8 @@ from glr_assets.verification.calibration import (
 )
 from glr_assets.verification.evidence import Judge
 from glr_assets.verification.extractors.rootsift import RootSift
-from glr_assets.verification.local_features import FeatureReader, Wanted
+from glr_assets.verification.feature_reader import FeatureReader
+from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.schemas import DIFFERENT_PAIRS, VERIFICATION_CALIBRATION
 from glr_assets_tests.images.handmade import identifier

@@ -26,11 +26,12 @@ from glr_assets.receipts import Made, find_receipt, make
 from glr_assets.recipes import Execution, Verification
 from glr_assets.store import Store
 from glr_assets.tables import problems, read_table, write_table
-from glr_assets.verification import local_features
+from glr_assets.verification import feature_reader, local_features
 from glr_assets.verification.extractors.base import Pixels
 from glr_assets.verification.extractors.rootsift import RootSift
+from glr_assets.verification.feature_reader import FeatureReader
 from glr_assets.verification.features import Features, decoded, encoded
-from glr_assets.verification.local_features import FeatureReader, Wanted, make_local_features
+from glr_assets.verification.local_features import Wanted, make_local_features
 from glr_assets.verification.plan import bucket_keys, buckets_of, landmark_order
 from glr_assets.verification.schemas import FEATURES_FILE, LOCAL_FEATURES
 from glr_assets_tests.images.handmade import identifier
@@ -526,14 +527,14 @@ def test_images_are_read_by_their_ids(made: tuple[Store, Wanted]) -> None:
 def test_a_bucket_is_one_range_of_a_shard(made: tuple[Store, Wanted], monkeypatch: pytest.MonkeyPatch) -> None:
     store, _ = made
     asked = []
-    usual = local_features.read_ranges
+    usual = feature_reader.read_ranges
 
     def read_ranges(store: Store, places: object) -> object:
         listed = list(places)  # type: ignore[call-overload]
         asked.extend(listed)
         return usual(store, listed)
 
-    monkeypatch.setattr(local_features, "read_ranges", read_ranges)
+    monkeypatch.setattr(feature_reader, "read_ranges", read_ranges)
     for bucket in range(3):
         FeatureReader.of_bucket(store, ["000", "001"], bucket, 3)
     for key in ("000", "001"):

@@ -28,8 +28,9 @@ from glr_assets.verification.calibration import Thresholds, make_verification_ca
 from glr_assets.verification.cleaned_manifest import make_cleaned_manifest
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors.rootsift import RootSift
+from glr_assets.verification.feature_reader import ClassFeatures
 from glr_assets.verification.features import KeptFeatures, decoded, encoded
-from glr_assets.verification.local_features import ClassFeatures, Wanted, make_local_features
+from glr_assets.verification.local_features import Wanted, make_local_features
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.plan import bucket_keys, buckets_of
 from glr_assets.verification.schemas import (
