@@ -75,10 +75,13 @@ def ablation(
     """
     queries = read_embeddings(store, test_embeddings).of(solution.landmarks)
     index = open_index(store)
-    plain = PenalisedIndex(index.ids, index.landmark_ids, index.rows[:, :-1], np.zeros(len(index), np.float32))
+    plain = PenalisedIndex(index.ids, index.landmark_ids, index.vectors, np.zeros(len(index), np.float32))
     nobody = NonLandmarks(Vectors([], np.zeros((0, index.dimensions), np.float32)))
     gallery = read_non_landmarks(store, index.dimensions)
-    found = {"neighbours": by_neighbours(plain, nobody, queries, recipe)}
+    once = recipe.model_copy(update={"expansion": 0})
+    found = {"neighbours": by_neighbours(plain, nobody, queries, once)}
+    if recipe.expansion:
+        found["+ query expansion"] = by_neighbours(plain, nobody, queries, recipe)
     found["+ penalties"] = by_neighbours(index, gallery, queries, recipe)
     if recipe.rerank:
         found["+ local features"] = list(predictions)

@@ -7,6 +7,7 @@ with `base = "small"` overrides some values of another recipe.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -160,6 +161,68 @@ class Verification(Section):
         return self
 
 
+class OpenImages(Section):
+    """Labelled crops of Open Images: which boxes, where their images come from, how they are cut out."""
+
+    categories: tuple[str, ...] = Field(
+        ("Sandwich", "Hot dog", "Hamburger"),
+        strict=False,
+        min_length=1,
+        description="display names of the categories, each a class of the dataset in this order",
+    )
+    subsets: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("train", "validation", "test"), strict=False, min_length=1, description="published subsets that are read"
+    )
+    sources: tuple[str, ...] = Field(
+        (), strict=False, description="ways of drawing boxes that are taken, as xclick or activemil; none = any"
+    )
+    min_confidence: float = Field(0.0, ge=0, le=1, description="boxes of less published confidence are refused")
+    most_boxes: int = Field(0, ge=0, description="boxes of a category at most, drawn by image; 0 = all")
+    fetch: bool = Field(False, description="fetch images that the root lacks by their OriginalURL, over https alone")
+    fetch_hosts: tuple[str, ...] = Field(
+        ("staticflickr.com", "flickr.com"),
+        strict=False,
+        description="hosts that are asked for images, with all below them",
+    )
+    fetch_seconds: float = Field(60.0, gt=0, le=3600, description="seconds that one image may take to arrive")
+    max_bytes: int = Field(64 * 2**20, ge=1024, description="larger images are refused")
+    max_pixels: int = Field(64_000_000, ge=1, le=178_956_970, description="larger images are refused undecoded")
+    check_md5: Literal["originals", "all", "none"] = Field(
+        "originals",
+        description="images whose MD5 must be the published one: those fetched and those of the published size (a "
+        "mirror may hold smaller copies, which have another); all; or none",
+    )
+    placeholders: tuple[str, ...] = Field(
+        (), strict=False, description="MD5 sums, in hexadecimal digits, of pictures that stand in for lost images"
+    )
+    placeholder_repeats: int = Field(
+        3, ge=0, description="bytes that so many images share, none of them as published, are a placeholder; 0 = never"
+    )
+    parts: int = Field(2, ge=1, le=10_000, description="parts that images are obtained in, each a partition")
+    size: int = Field(128, ge=8, le=1024, description="side in pixels of a crop")
+    aspect: Literal["squeeze", "pad"] = Field(
+        "squeeze", description="squeeze: a box becomes a square; pad: it keeps its shape, with grey beside it"
+    )
+    margin: float = Field(0.0, ge=0, le=2, description="added on each side of a box, as a share of its own side")
+    min_pixels: int = Field(1, ge=1, le=1024, description="boxes whose smaller side has fewer pixels are dropped")
+    colours: Literal["convert", "drop"] = Field("convert", description="what becomes of grey and CMYK images")
+    upright: bool = Field(True, description="turn crops by the published rotation of their image")
+    held_out: float = Field(0.2, ge=0, le=0.9, description="share of the images whose crops are held out")
+    boxes_per_file: int = Field(4096, ge=1, le=1_000_000, description="crops a file, at most")
+    csv_of_pixels: bool = Field(False, description="also write pixels as CSV, as the earlier system did")
+
+    @model_validator(mode="after")
+    def _named_once(self) -> OpenImages:
+        for key in ("categories", "subsets"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} = {list(values)}, expected each once")
+        wrong = [value for value in self.placeholders if not re.fullmatch("[0-9a-f]{32}", value)]
+        if wrong:
+            raise ValueError(f"placeholders holds {wrong[0]!r}, expected 32 hexadecimal digits in lower case")
+        return self
+
+
 class Training(Section):
     """Which images train, and how many of them are held out."""
 
@@ -254,12 +317,38 @@ class Embedder(Learning):
     margin_base: float = Field(0.05, ge=0, le=1, description="margin = margin_size * n^(-1/4) + margin_base")
     margin_size: float = Field(0.45, ge=0, le=1, description="margin added for the smallest classes")
     margin_ramp: float = Field(0.3, ge=0, le=1, description="share of the epochs over which margins grow to full")
+    flip: bool = Field(False, description="embed a photograph and its mirror image, and keep their mean")
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        strict=False,
+        min_length=1,
+        max_length=8,
+        description="shares of image_size at which a photograph is embedded; of several the mean is kept",
+    )
     warm_start_epochs: int = Field(
         0, ge=0, le=1000, description="passes over the training images, without labels, before the training; 0 = none"
     )
     warm_start_learning_rate: float = Field(
         1e-3, gt=0, le=10, description="peak of the warm start's one-cycle schedule"
     )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides in pixels at which a photograph is embedded: whole steps, but for `image_size` itself."""
+        step = self.size_step
+        return tuple(
+            self.image_size if scale == 1 else max(step, round(scale * self.image_size / step) * step)
+            for scale in self.scales
+        )
+
+    @model_validator(mode="after")
+    def _scales_differ(self) -> Self:
+        for scale in self.scales:
+            if not 0.25 <= scale <= 4:
+                raise ValueError(f"scales: {scale:g}, expected shares of image_size from 0.25 to 4")
+        if len(set(self.sides)) < len(self.sides):
+            raise ValueError(f"scales = {list(self.scales)} are sides of {list(self.sides)} pixels: one stands twice")
+        return self
 
     @model_validator(mode="after")
     def _pools_what_there_is(self) -> Self:
@@ -337,6 +426,16 @@ class Retrieval(Section):
     train_penalty_top: int = Field(5, ge=1, description="B: mean of a train image's best cosines to non-landmarks")
     query_penalty_top: int = Field(10, ge=1, description="C: mean of a query's best cosines to non-landmarks")
     neighbours: int = Field(5, ge=1, le=1000, description="train images whose scores are summed by landmark")
+    top_per_landmark: int = Field(
+        0, ge=0, le=1000, description="neighbours of a landmark that are summed, the best of them; 0 = all"
+    )
+    clip: bool = Field(False, description="count cosines under 0 as 0, as the winner of 2020 did")
+    expansion: int = Field(
+        0, ge=0, le=100, description="images that a query finds first and then asks again together with; 0 = none"
+    )
+    expansion_power: float = Field(
+        3.0, ge=0, le=20, description="weight of such an image is its cosine to this power, the query's is 1"
+    )
     non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
         ("Ignored",),
         strict=False,
@@ -379,6 +478,7 @@ class Recipe(Section):
     fill: Fill = Fill()
     dedupe: Dedupe = Dedupe()
     verification: Verification = Verification()
+    openimages: OpenImages = OpenImages()
     training: Training = Training()
     embedder: Embedder = Embedder()
     groups: Groups = Groups()

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
+from glr_assets.retrieval.expansion import expanded
 from glr_assets.retrieval.local import QUERIES_AT_ONCE, Comparer, Counts
-from glr_assets.retrieval.scoring import QUERY_BLOCK, PenalisedIndex, support
+from glr_assets.retrieval.scoring import QUERY_BLOCK, SCORE_DECIMALS, PenalisedIndex, support
 from glr_assets.verification.matching import Prepared
 
 #: Images of a landmark whose inliers are told.
@@ -84,15 +85,48 @@ class Witness:
     def _of_block(self, queries: Vectors, photographs: Photographs | None, leave_one_out: bool) -> Iterator[Evidence]:
         own = self.non_landmarks.penalties(queries, self.recipe.query_penalty_top)
         wanted = max(self.recipe.neighbours, self.recipe.rerank if self.comparer is not None else 0)
-        scores, rows = self.index.search(queries.vectors, wanted, queries.ids if leave_one_out else None)
-        inliers: Sequence[Counts] = [np.zeros(len(found), np.int32) for found in rows]
+        own_ids = queries.ids if leave_one_out else None
+        asked = queries.vectors
+        if self.recipe.expansion:
+            _, first = self.index.search(asked, self.recipe.expansion, own_ids)
+            asked = expanded(asked, self.index.vectors, first, self.recipe.expansion_power)
+        scores, rows = self.index.search(asked, wanted, own_ids)
+        if self.recipe.clip:
+            scores, rows = clipped(scores, rows, self.index.penalties)
+        inliers: Sequence[Counts] = [np.zeros(0, np.int32)] * len(rows)
         if self.comparer is not None and photographs is not None:
             ids = [[self.index.ids[row] for row in found[: self.recipe.rerank] if row >= 0] for found in rows]
             inliers = self.comparer(list(photographs(queries.ids)), ids)
         for query, penalty, of_query, found, counts in zip(queries.ids, own, scores, rows, inliers, strict=True):
             known = found >= 0
             landmarks = self.index.landmark_ids[found[known]]
-            yield evidence_of(query, float(penalty), of_query[known], landmarks, counts, self.recipe.neighbours)
+            yield evidence_of(
+                query,
+                float(penalty),
+                of_query[known],
+                landmarks,
+                counts,
+                self.recipe.neighbours,
+                self.recipe.top_per_landmark,
+            )
+
+
+def clipped(
+    scores: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], penalties: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Scores and rows [q, k] of a search with the cosines clipped to 0…1, in their new order; ties by row.
+
+    Args:
+        scores: float64, cosine - B; -inf where there is no image.
+        rows: int64; -1 there.
+        penalties: float32 [n], B of each row.
+    """
+    of_image = np.where(rows >= 0, penalties[rows], 0.0).astype(np.float64)
+    found = (np.clip(scores + of_image, 0.0, 1.0) - of_image).round(SCORE_DECIMALS) + 0.0
+    found[rows < 0] = -np.inf
+    # Places without an image are last.
+    order = np.lexsort((rows, -found), axis=-1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def evidence_of(
@@ -102,6 +136,7 @@ def evidence_of(
     landmarks: npt.NDArray[np.int64],
     inliers: Counts,
     neighbours: int,
+    top_per_landmark: int = 0,
 ) -> Evidence:
     """The evidence in a query's candidates.
 
@@ -112,11 +147,12 @@ def evidence_of(
         landmarks: int64 [n] of the candidates.
         inliers: int32 [m] of the first m <= n candidates.
         neighbours: candidates whose scores are summed by landmark.
+        top_per_landmark: of a landmark at most so many of them; 0 = all.
     """
     names, number = np.unique(landmarks, return_inverse=True)
     first = np.full(len(names), -np.inf)
     for landmark in np.unique(number[:neighbours]).tolist():
-        first[landmark] = support(scores[:neighbours][number[:neighbours] == landmark].tolist())
+        first[landmark] = support(scores[:neighbours][number[:neighbours] == landmark].tolist(), top_per_landmark)
     best = np.full(len(names), -np.inf)
     np.maximum.at(best, number, scores)
     told = np.zeros((len(names), TOLD), np.int32)

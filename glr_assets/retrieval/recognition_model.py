@@ -35,7 +35,19 @@ RELIABILITY_PICTURE = "reports/recognition_model_reliability.png"
 #: Parts in which samples are told apart, each answered by a model fitted on the others.
 FOLDS: Final = 5
 #: Of `[retrieval]`, what decides on evidence once index and gallery are there.
-DECIDED_BY: Final = frozenset({"query_penalty_top", "neighbours", "rerank", "calibrating", "manifest"})
+DECIDED_BY: Final = frozenset(
+    {
+        "query_penalty_top",
+        "neighbours",
+        "top_per_landmark",
+        "clip",
+        "expansion",
+        "expansion_power",
+        "rerank",
+        "calibrating",
+        "manifest",
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glr_assets.errors import EmbedderError, MissingInputError, StoreError
+from glr_assets.retrieval.expansion import expanded
 from glr_assets.retrieval.proposers import Proposer, width
 
 Floats = NDArray[np.float32]
@@ -202,6 +203,16 @@ class PenalisedIndex:
         return len(self.ids)
 
     @property
+    def vectors(self) -> Floats:
+        """The embeddings, float32 [n, D], as a view of `rows`."""
+        return self.rows[:, :-1]
+
+    @property
+    def penalties(self) -> Floats:
+        """B of each image, float32 [n]."""
+        return -self.rows[:, -1]
+
+    @property
     def dimensions(self) -> int:
         """D, the length of a vector."""
         return int(self.rows.shape[1]) - 1
@@ -254,6 +265,8 @@ def retrieve(
     k: int,
     *,
     block: int = QUERY_BLOCK,
+    expansion: int = 0,
+    expansion_power: float = 0.0,
 ) -> list[list[str]]:
     """The ids of each query's `k` nearest index images, the best cosine first, ties by id ascending.
 
@@ -263,6 +276,8 @@ def retrieve(
         query_vectors: float32 [q, D], L2-normalised.
         k: images a query; all n where there are fewer.
         block: queries searched at once.
+        expansion: nearest images together with which a query asks again; 0 = none.
+        expansion_power: see `expansion.expanded`.
 
     Raises:
         EmbedderError: the arrays do not fit together, an id stands twice or a value is not finite.
@@ -275,18 +290,22 @@ def retrieve(
     _same_dimensions(query_vectors, index_vectors.shape[1])
     order = _order(index_ids)
     index = _flat_index(index_vectors[part] for part in _parts(order, QUERY_BLOCK))
+    if expansion:
+        _, first = _nearest(index, query_vectors, expansion, None, block)
+        query_vectors = expanded(query_vectors, _rows_in(index), first, expansion_power)
     _, rows = _nearest(index, query_vectors, k, None, block)
     ids = [index_ids[row] for row in order]
     return [[ids[row] for row in found if row >= 0] for found in rows.tolist()]
 
 
-def support(scores: Sequence[float]) -> float:
-    """A landmark's score from those of its neighbours, one or more.
+def support(scores: Sequence[float], most: int = 0) -> float:
+    """A landmark's score from those of its neighbours, one or more: of the `most` best of them, of all where it is 0.
 
     It is continuous in them, and never lower with one neighbour more.
     """
     best = max(scores)
-    return math.fsum(score for score in scores if score > 0) if best > 0 else best
+    counted = sorted(scores, reverse=True)[:most] if most else scores
+    return math.fsum(score for score in counted if score > 0) if best > 0 else best
 
 
 def _nearest(

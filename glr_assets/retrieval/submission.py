@@ -142,17 +142,25 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
         queries = read_embeddings(store, test_shards).of(test_ids)
         index = read_embeddings(store, index_shards).of(read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist())
-        found = retrieve(index.vectors, index.ids, queries.vectors, recipe.retrieved) if index.ids else []
+        found = retrieve(
+            index.vectors,
+            index.ids,
+            queries.vectors,
+            recipe.retrieved,
+            expansion=recipe.expansion,
+            expansion_power=recipe.expansion_power,
+        )
         retrieved = dict(zip(queries.ids, found, strict=False))
         writer.write(RETRIEVAL_SUBMISSION, retrieval_csv(test_ids, retrieved))
-        return {"rows": len(test_ids), "answered": len(retrieved), "index_images": len(index.ids)}
+        answered = sum(map(bool, found))
+        return {"rows": len(test_ids), "answered": answered, "index_images": len(index.ids)}
 
     inputs = test_shards | index_shards | need_receipts(store, "test_metadata", "index_metadata")
     return make(
         store,
         "retrieval_submission",
         inputs=inputs,
-        parameters={"retrieved": recipe.retrieved},
+        parameters=recipe.model_dump(mode="json", include={"retrieved", "expansion", "expansion_power"}),
         code_version=CODE_VERSION,
         build=build,
     )

@@ -252,11 +252,9 @@ def _feature_shards(made: Receipt) -> dict[str, list[str]]:
 
 def _open_embedder(store: Store, folder: str) -> Any:
     """Encoded images in, float32 [n, D] of unit length out."""
-    from glr_assets.training.embedder import embed, load_embedder
+    from glr_assets.training.embedder import load_embedder
 
-    loaded = load_embedder(store, folder)
-    size, precision = loaded.config.image_size, loaded.config.recipe.precision
-    return lambda images: embed(loaded.module, images, size, precision=precision)
+    return load_embedder(store, folder).embed
 
 
 def _images_recipe(store: Store) -> Images:

@@ -13,8 +13,9 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,9 @@ from glr_assets.recipes import Embedder
 from glr_assets.store import Store
 from glr_assets.training.backbones import quiet_transformers
 from glr_assets.training.model import EmbeddingNetwork, architecture
-from glr_assets.training.photographs import Pixels, normalised, squares
+from glr_assets.training.photographs import Picture, in_threads, normalised, squares, upright
+from glr_assets.training.views import VIEWS_NAME, Views
 from glr_assets.training.whitening import within_class_whitening
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Floats = npt.NDArray[np.float32]
 
@@ -68,10 +67,27 @@ class EmbedderConfig(BaseModel):
 
 @dataclass(frozen=True)
 class LoadedEmbedder:
-    """An embedder ready to run: `embed(loaded.module, images, loaded.config.image_size, …)`."""
+    """An embedder ready to run.
+
+    Attributes:
+        module: [B, 3, H, W] normalised RGB to [B, D].
+        config: what it is.
+        views: of each photograph, of which it takes the mean.
+    """
 
     module: torch.jit.ScriptModule
     config: EmbedderConfig
+    views: Views
+
+    def embed(self, images: Iterable[Picture], *, device: str = "auto", workers: int = 0) -> Floats:
+        """Embeddings float32 [n, D] of unit length, as `embed`'s, over the views.
+
+        Raises:
+            EmbedderError: an image that cannot be decoded, or an embedder that gives no finite vectors.
+        """
+        return embed_views(
+            self.module, images, self.views, device=device, workers=workers, precision=self.config.recipe.precision
+        )
 
 
 def torch_device(device: str) -> torch.device:
@@ -90,7 +106,7 @@ def torch_device(device: str) -> torch.device:
 
 def embed(
     module: nn.Module,
-    images: Iterable[bytes | Pixels | Image.Image],
+    images: Iterable[Picture],
     size: int,
     *,
     batch_size: int = 64,
@@ -127,9 +143,41 @@ def embed(
     return np.asarray(rows.numpy(), dtype=np.float32)
 
 
+def embed_views(
+    module: nn.Module,
+    images: Iterable[Picture],
+    views: Views,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    workers: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Floats:
+    """The mean over some views of each image's embeddings, brought to unit length; arguments as `embed`'s.
+
+    Raises:
+        EmbedderError: an image that cannot be decoded, or an embedder that gives no finite vectors.
+    """
+
+    def of_side(pictures: Iterable[Picture], side: int) -> Floats:
+        return embed(module, pictures, side, batch_size=batch_size, device=device, workers=workers, precision=precision)
+
+    if views.one:
+        return of_side(images, views.sides[0])
+    parts: list[Floats] = []
+    remaining = iter(images)
+    while chunk := list(islice(remaining, batch_size)):
+        numbered = enumerate(chunk, sum(map(len, parts)))
+        pixels = list(in_threads(lambda pair: upright(pair[1], f"image number {pair[0]}"), numbered, workers))
+        mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in pixels] if views.mirrored else []
+        rows = sum(of_side(seen, side) for side in views.sides for seen in (pixels, mirrored) if seen)
+        parts.append(np.asarray(F.normalize(torch.from_numpy(np.asarray(rows))).numpy(), np.float32))
+    return np.concatenate(parts) if parts else of_side([], views.sides[0])
+
+
 def module_outputs(
     module: nn.Module,
-    images: Iterable[bytes | Pixels | Image.Image],
+    images: Iterable[Picture],
     size: int,
     *,
     batch_size: int = 64,
@@ -250,19 +298,34 @@ def bring_in(path: str, image_size: int) -> torch.jit.ScriptModule:
             raise EmbedderError(
                 f"{where}: not TorchScript ({_first_line(error)}); save the network with torch.jit.save"
             ) from error
-        pixels = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    need_embeddings(script, (image_size,), where)
+    return script
+
+
+def need_embeddings(module: nn.Module, sides: Iterable[int], where: str) -> None:
+    """See that a module gives one finite float vector each for two images of each of these sides.
+
+    Args:
+        module: [B, 3, H, W] to [B, D], on the CPU.
+        sides: in pixels.
+        where: how to name it.
+
+    Raises:
+        EmbedderError: it does not.
+    """
+    for side in sides:
+        pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
         try:
-            with torch.inference_mode():
-                output = script(pixels)
+            with _torchscript(), torch.inference_mode():
+                output = module(pixels)
         except RuntimeError as error:
             raise EmbedderError(
-                f"{where}: does not run on two images of {image_size}×{image_size} "
-                f"({str(error).strip().splitlines()[-1]}); it must take [B, 3, H, W], or set [embedder] image_size"
+                f"{where}: does not run on two images of {side}×{side} ({str(error).strip().splitlines()[-1]}); it must "
+                "take [B, 3, H, W], or set [embedder] image_size and scales to what it takes"
             ) from error
-    wrong = _not_embeddings(output, len(pixels))
-    if wrong:
-        raise EmbedderError(f"{where}: expected finite floats [2, D] for two images, found {wrong}")
-    return script
+        wrong = _not_embeddings(output, len(pixels))
+        if wrong:
+            raise EmbedderError(f"{where}: expected finite floats [2, D] for two images, found {wrong}")
 
 
 def _not_embeddings(output: Any, images: int) -> str:
@@ -326,7 +389,11 @@ def load_embedder(store: Store, folder: str) -> LoadedEmbedder:
             f"{store.full_url(folder)}/{SCRIPT_NAME}: not TorchScript ({_first_line(error)}); "
             "materialise embedder again"
         ) from error
-    return LoadedEmbedder(module, config)
+    try:
+        views = Views.model_validate_json(store.read(f"{folder}/{VIEWS_NAME}"))
+    except FileNotFoundError:
+        views = Views(sides=(config.image_size,))
+    return LoadedEmbedder(module, config, views)
 
 
 def load_config(store: Store, folder: str) -> EmbedderConfig:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from glr_assets.training.samplers import Draw
 
 Pixels = npt.NDArray[np.uint8]
+#: Encoded bytes, RGB uint8 [H, W, 3], or a Pillow image.
+Picture: TypeAlias = "bytes | Pixels | Image.Image"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -100,7 +102,7 @@ def decode(data: bytes, name: str = "image") -> Pixels:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def square(image: bytes | Pixels | Image.Image, size: int, name: str = "image") -> Pixels:
+def square(image: Picture, size: int, name: str = "image") -> Pixels:
     """The whole picture squeezed to a square, RGB uint8 [size, size, 3].
 
     Squeezing keeps what stands at the edges, towers above all; a centre crop cuts it off, and on the 25
@@ -111,7 +113,7 @@ def square(image: bytes | Pixels | Image.Image, size: int, name: str = "image") 
     """
     import cv2
 
-    pixels = _pixels(image, name)
+    pixels = upright(image, name)
     if pixels.shape[:2] == (size, size):
         return pixels
     shrinks = min(pixels.shape[:2]) >= size
@@ -129,7 +131,12 @@ def normalised(batch: torch.Tensor) -> torch.Tensor:
     return batch.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std).permute(0, 3, 1, 2)
 
 
-def _pixels(image: bytes | Pixels | Image.Image, name: str) -> Pixels:
+def upright(image: Picture, name: str = "image") -> Pixels:
+    """A picture in any form as RGB uint8 [H, W, 3], turned as its EXIF orientation says.
+
+    Raises:
+        EmbedderError: bytes that are no image.
+    """
     if isinstance(image, bytes):
         return decode(image, name)
     if isinstance(image, np.ndarray):
@@ -327,9 +334,7 @@ class EpochBatches:
         return augmented(self.pictures(draw.id), self.size, random, self.augmentation)
 
 
-def squares(
-    images: Iterable[bytes | Pixels | Image.Image], size: int, batch_size: int, workers: int
-) -> Iterator[torch.Tensor]:
+def squares(images: Iterable[Picture], size: int, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
     """Pictures as uint8 batches [≤ batch_size, size, size, 3] in their order, prepared by `workers` threads."""
     import torch
 

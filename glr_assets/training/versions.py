@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 CODE_VERSION = "2"
 ONNX_NAME = "embedder.onnx"
+#: Of `[embedder]`, what is derived of a network, or how it is used, and is no part of what it is; as a version has it.
+DERIVED: Final[dict[str, Any]] = {"onnx": True, "flip": False, "scales": (1.0,)}
 
 
 def make_embedder(
@@ -73,8 +75,7 @@ def make_embedder(
         "training": recipe.training.model_dump(mode="json"),
         "seed": recipe.seed,
     }
-    # What is derived of a network is no part of what it is.
-    deciding = parameters | {"embedder": recipe.embedder.model_dump(mode="json", exclude={"onnx"})}
+    deciding = parameters | {"embedder": recipe.embedder.model_dump(mode="json", exclude=set(DERIVED))}
     folder = f"models/embedder/{digest_of([CODE_VERSION, learned_from, deciding])[:12]}"
 
     def build(writer: Writer) -> Summary:
@@ -103,7 +104,8 @@ def _build(
     learned_from: dict[str, str],
     live: LiveTraining,
 ) -> Summary:
-    from glr_assets.training.embedder import load_embedder
+    from glr_assets.training.embedder import load_embedder, need_embeddings
+    from glr_assets.training.views import VIEWS_NAME, Views
 
     manifest = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(manifest["id"].to_pylist(), manifest["landmark_id"].to_pylist(), strict=True))
@@ -119,11 +121,15 @@ def _build(
         live.told(f"{folder}: finished before; its card and its ONNX file are made anew")
         for name, written in record.files.items():
             writer.keep(f"{folder}/{name}", written)
+    views = Views.of(recipe.embedder)
+    module = load_embedder(store, folder).module
+    need_embeddings(module, set(views.sides) - {recipe.embedder.image_size}, folder)
+    writer.json(f"{folder}/{VIEWS_NAME}", views.model_dump(mode="json"))
     record = finish_version(
         writer,
         folder,
         record,
-        load_embedder(store, folder).module if recipe.embedder.onnx else None,
+        module if recipe.embedder.onnx else None,
         ONNX_NAME,
         map(training.read, training.ids),
         rights_of(store, training.ids),
@@ -139,6 +145,7 @@ def _build(
         "validation_top1": record.validation_top1,
         "classes": record.landmarks,
         "dimensions": record.outputs,
+        "views": len(views.sides) * (1 + views.mirrored),
         "onnx": record.without_onnx or True,
     }
 
@@ -201,7 +208,7 @@ def _trained(
         code_version=CODE_VERSION,
         seed=recipe.seed,
         recipe={
-            "embedder": section.model_dump(mode="json", exclude={"onnx"}),
+            "embedder": section.model_dump(mode="json", exclude=set(DERIVED)),
             "training": recipe.training.model_dump(mode="json"),
         },
         data_versions=dict(sorted(learned_from.items())),
@@ -238,7 +245,7 @@ def _fitted(
             training,
             validation,
             # A state is gone on with whatever is to be derived of the network in the end.
-            recipe.embedder.model_copy(update={"onnx": True}),
+            recipe.embedder.model_copy(update=DERIVED),
             seed=recipe.seed,
             device=recipe.execution.device,
             processes=recipe.execution.processes,
@@ -289,18 +296,10 @@ def held_out_ids(store: Store) -> list[str]:
 
 def open_embedder(store: Store, execution: Execution) -> Callable[[Iterable[bytes]], npt.NDArray[np.float32]]:
     """The current embedder: encoded images in, float32 [n, D] of unit length out."""
-    from glr_assets.training.embedder import embed, load_embedder
+    from glr_assets.training.embedder import load_embedder
 
     loaded = load_embedder(store, embedder_folder(store))
-    recipe = loaded.config.recipe
-    return lambda images: embed(
-        loaded.module,
-        images,
-        loaded.config.image_size,
-        device=execution.device,
-        workers=execution.threads,
-        precision=recipe.precision,
-    )
+    return lambda images: loaded.embed(images, device=execution.device, workers=execution.threads)
 
 
 def open_untrained(recipe: Recipe) -> Callable[[Iterable[bytes]], npt.NDArray[np.float32]]:

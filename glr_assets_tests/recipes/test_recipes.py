@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from glr_assets.errors import RecipeError
-from glr_assets.recipes import NAMED_RECIPES, Recipe, Section, load_recipe
+from glr_assets.recipes import NAMED_RECIPES, Embedder, Recipe, Section, load_recipe
 
 
 @pytest.fixture
@@ -228,3 +229,12 @@ def test_fill_dedupe_and_their_limits(keep: int, sample: int, threshold: int) ->
 def test_recipes_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_recipe("small").seed = 3  # type: ignore[misc]
+
+
+def test_sides_are_whole_steps_and_differ() -> None:
+    assert Embedder(image_size=100, backbone="resnet-18", scales=(1.0, 0.5, 2.0)).sides == (100, 64, 192)
+    assert Embedder(image_size=98, backbone="dinov2-small", scales=(1.0, 1.4)).sides == (98, 140)
+    with pytest.raises(ValidationError, match="one stands twice"):
+        Embedder(image_size=128, scales=(1.0, 1.01))
+    with pytest.raises(ValidationError, match=r"scales: 5, expected"):
+        Embedder(image_size=128, scales=(5.0,))

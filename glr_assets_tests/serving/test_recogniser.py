@@ -14,11 +14,13 @@ from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import receipt_path
 from glr_assets.retrieval.embeddings import Vectors, from_table
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
-from glr_assets.retrieval.submission import SUBMISSION
+from glr_assets.retrieval.submission import SUBMISSION, make_submission
 from glr_assets.serving.limits import Limits, photograph
 from glr_assets.serving.live import Live
 from glr_assets.serving.recogniser import MADE_FROM, Recogniser, Timings
+from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets_tests.lineage import embed, index
 from glr_assets_tests.serving.conftest import Served
 
 
@@ -39,15 +41,35 @@ def best(recogniser: Recogniser, photo: StoredImage) -> tuple[int, float]:
 
 
 def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogniser, served_once: Served) -> None:
-    submitted = {
-        row["id"]: row["landmarks"] for row in csv.DictReader(io.StringIO(served_once.store.read(SUBMISSION).decode()))
+    answers_alike(recogniser, served_once)
+
+
+def test_it_looks_and_asks_as_the_recipe_says(served: Served) -> None:
+    ways = {
+        "embedder": {"flip": True, "scales": [1.0, 1.5]},
+        "retrieval": {"expansion": 2, "clip": True, "top_per_landmark": 2},
     }
-    photos = served_once.photos()
-    gallery = set(from_table(read_table(served_once.store, NON_LANDMARK_EMBEDDINGS)).ids)
-    assert 0 < len(gallery) < len(photos) == len(submitted)
+    recipe = served.recipe.overridden(ways)
+    plain = submitted(served.store)
+    embed(served.source, served.store, recipe)
+    index(served.source, served.store, recipe)
+    make_submission(served.source, served.store, recipe)
+    assert submitted(served.store) != plain
+    answers_alike(Recogniser.open(served.store), served)
+
+
+def submitted(store: Store) -> dict[str, str]:
+    return {row["id"]: row["landmarks"] for row in csv.DictReader(io.StringIO(store.read(SUBMISSION).decode()))}
+
+
+def answers_alike(recogniser: Recogniser, served: Served) -> None:
+    answers = submitted(served.store)
+    photos = served.photos()
+    gallery = set(from_table(read_table(served.store, NON_LANDMARK_EMBEDDINGS)).ids)
+    assert 0 < len(gallery) < len(photos) == len(answers)
     for image_id, data in photos.items():
         landmark, confidence = best(recogniser, stored(recogniser, data))
-        answer, sure = submitted[image_id].split()
+        answer, sure = answers[image_id].split()
         # An embedding's last bits may depend on how many images went through the network together.
         assert (landmark, confidence) == (int(answer), pytest.approx(float(sure), abs=1e-5)), image_id
 

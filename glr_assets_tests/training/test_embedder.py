@@ -20,6 +20,7 @@ from glr_assets.training.embedder import (
     bring_in,
     config_of,
     embed,
+    embed_views,
     export,
     load_embedder,
     load_network,
@@ -29,8 +30,10 @@ from glr_assets.training.embedder import (
     whitened,
 )
 from glr_assets.training.model import untrained
+from glr_assets.training.photographs import upright
+from glr_assets.training.views import Views
 from glr_assets.training.whitening import within_class_whitening
-from glr_assets_tests.training.test_photographs import prepared
+from glr_assets_tests.training.test_photographs import encoded, prepared
 
 TINY = Embedder(backbone="resnet-tiny", image_size=32, dimensions=16, stages=3)
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -67,6 +70,39 @@ def test_rows_are_the_network_on_prepared_images() -> None:
 
 def test_no_images_are_no_rows() -> None:
     assert embed(untrained(TINY, 1), [], 32, device="cpu").shape == (0, 16)
+
+
+def test_views_are_averaged_and_brought_to_unit_length() -> None:
+    network, images = untrained(TINY, 3), photographs(5)
+    views = Views(sides=(32, 64), mirrored=True)
+    found = embed_views(network, iter(images), views, batch_size=2, device="cpu", workers=2)
+    with torch.inference_mode():
+        total = np.zeros((5, 16))
+        for side in (32, 64):
+            for turned in (False, True):
+                seen = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images]
+                seen = [np.ascontiguousarray(picture[:, ::-1]) if turned else picture for picture in seen]
+                pixels = [prepared(encoded(picture), side) for picture in seen]
+                rows = network(torch.from_numpy(np.stack(pixels))).numpy().astype(np.float64)
+                total += rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = total / np.linalg.norm(total, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    one = embed_views(network, images, Views(sides=(64,)), device="cpu")
+    np.testing.assert_allclose(one, embed(network, images, 64, device="cpu"), atol=1e-6)
+    assert embed_views(network, [], views, device="cpu").shape == (0, 16)
+
+
+def test_seen_in_the_mirror_too_a_picture_is_as_its_mirror_image() -> None:
+    network, views = untrained(TINY, 3), Views(sides=(32,), mirrored=True)
+    pixels = [upright(image) for image in photographs(3)]
+    mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in pixels]
+    np.testing.assert_allclose(
+        embed_views(network, pixels, views, device="cpu"),
+        embed_views(network, mirrored, views, device="cpu"),
+        atol=1e-5,
+    )
+    with pytest.raises(EmbedderError, match="image number 2: its 3 bytes"):
+        embed_views(network, [*pixels[:2], b"bad"], views, batch_size=2, device="cpu")
 
 
 class Constant(nn.Module):

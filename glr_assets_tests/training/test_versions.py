@@ -24,7 +24,7 @@ from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.lineage import curate, digests, write_pooling_embedder, write_recipe
 
 TRAINED = {"config.json", "curves.png", "embedder.pt", "held_out.parquet", "history.json", "network.safetensors"}
-DERIVED = {"card.md", "embedder.onnx", "metrics.json"}
+DERIVED = {"card.md", "embedder.onnx", "metrics.json", "views.json"}
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,25 @@ def test_onnx_is_no_reason_to_train_again(finished: Finished, recipe: Recipe) ->
     again = versions.make_embedder(curated, recipe, told.append).receipt
     assert again == first
     assert {name: (folder / name).stat().st_mtime_ns for name in TRAINED} == untouched
+
+
+def test_views_are_no_reason_to_train_again_but_to_embed_again(finished: Finished, recipe: Recipe) -> None:
+    curated, first = finished.store, finished.receipt
+    folder = Path(curated.root, versions.embedder_folder(curated))
+    untouched = {name: (folder / name).stat().st_mtime_ns for name in TRAINED}
+    changed = recipe.overridden({"embedder": {"flip": True, "scales": [1.0, 1.5]}})
+    several = versions.make_embedder(curated, changed, print).receipt
+    assert several.summary["folder"] == first.summary["folder"]
+    assert several.summary["views"] == 4
+    assert several.digest != first.digest
+    assert {name: (folder / name).stat().st_mtime_ns for name in TRAINED} == untouched
+    photo = ImageReader.of_split(curated, "train")
+    images = [photo.read(image_id) for image_id in photo.ids[:3]]
+    seen = versions.open_embedder(curated, recipe.execution)(images)
+    assert versions.make_embedder(curated, recipe, print).receipt == first
+    plain = versions.open_embedder(curated, recipe.execution)(images)
+    cosines = np.vecdot(seen, plain)
+    assert ((cosines > 0.8) & (cosines < 0.99999)).all()
 
 
 def test_another_seed_is_a_version_beside_the_first_which_stands_unless_damaged(

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glr_assets.recipes import Retrieval
+from glr_assets.retrieval.answering import Evidence, Witness, clipped, evidence_of
+from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
+from glr_assets.retrieval.scoring import SCORE_DECIMALS, Floats, PenalisedIndex, support
+from glr_assets_tests.retrieval.test_scoring import names, photographs
+
+NOBODY = np.zeros((0, 6), np.float32)
+
+
+def witness(vectors: Floats, landmarks: np.ndarray, penalties: np.ndarray, **recipe: object) -> Witness:
+    index = PenalisedIndex(names("i", len(vectors)), landmarks, vectors, penalties.astype(np.float32))
+    return Witness(index, NonLandmarks(Vectors([], NOBODY)), Retrieval(rerank=0, **recipe))  # type: ignore[arg-type]
+
+
+def by_landmark(found: Evidence) -> dict[int, float]:
+    return dict(zip(found.landmark_ids.tolist(), found.neighbours.tolist(), strict=True))
+
+
+def test_the_best_of_a_landmark_alone_are_summed() -> None:
+    scores, landmarks = np.array([0.9, 0.8, 0.7, 0.2]), np.array([1, 2, 2, 2])
+    nothing = np.zeros(0, np.int32)
+    for most, expected in ((0, 1.7), (1, 0.8), (2, 1.5), (9, 1.7)):
+        found = evidence_of("q", 0.0, scores, landmarks, nothing, 4, most)
+        assert by_landmark(found) == {1: pytest.approx(0.9), 2: pytest.approx(expected)}
+    assert support([-0.3, -0.1], 1) == -0.1
+
+
+def test_cosines_under_0_are_clipped_and_the_order_follows() -> None:
+    # Cosines -.3, -.6 and .9 with B of -.2, -.5 and .1.
+    scores, rows = np.array([[0.8, -0.1, -0.1, -np.inf]]), np.array([[2, 0, 1, -1]])
+    found, order = clipped(scores, rows, np.array([-0.2, -0.5, 0.1], np.float32))
+    assert order.tolist() == [[2, 1, 0, -1]]
+    np.testing.assert_allclose(found, [[0.8, 0.5, 0.2, -np.inf]], atol=10.0**-SCORE_DECIMALS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 25),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_evidence_equals_brute_force(seed: int, n: int, k: int, top: int, expansion: int, clip: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, queries = photographs(rng, n, 6), photographs(rng, 4, 6)
+    landmarks, penalties = rng.integers(0, 5, n), rng.uniform(-0.3, 0.3, n).round(3).astype(np.float32)
+    asker = witness(vectors, landmarks, penalties, neighbours=k, top_per_landmark=top, expansion=expansion, clip=clip)
+    wide = vectors.astype(np.float64)
+    for own, (query, found) in enumerate(zip(queries, asker.of(Vectors(names("q", 4), queries)), strict=True)):
+        asked = query.astype(np.float64)
+        if expansion:
+            order = sorted(range(n), key=lambda i: (-round(float(asked @ wide[i]) - penalties[i], 6), i))[:expansion]
+            near = [max(float(asked @ wide[i]), 0.0) for i in order]
+            asked = asked + sum(cosine**3 * wide[i] for cosine, i in zip(near, order, strict=True))
+            asked /= np.linalg.norm(asked)
+        cosines = wide @ asked
+        first = sorted(range(n), key=lambda i: (-round(float(cosines[i] - penalties[i]), 6), i))[:k]
+        scores: dict[int, list[float]] = {}
+        for i in first:
+            cosine = min(max(float(cosines[i]), 0.0), 1.0) if clip else float(cosines[i])
+            scores.setdefault(int(landmarks[i]), []).append(cosine - float(penalties[i]))
+        expected = {}
+        for landmark, of in scores.items():
+            best = sorted(of, reverse=True)[: top or None]
+            expected[landmark] = sum(score for score in best if score > 0) if best[0] > 0 else best[0]
+        got = by_landmark(found)
+        assert got.keys() == expected.keys(), own
+        for landmark, score in expected.items():
+            assert got[landmark] == pytest.approx(score, abs=k * 1e-5)
+
+
+def test_an_expanded_query_does_not_find_itself_either() -> None:
+    vectors = photographs(np.random.default_rng(3), 8, 6)
+    asker = witness(vectors, np.arange(8), np.zeros(8), neighbours=3, expansion=2)
+    others = witness(np.delete(vectors, 5, axis=0), np.delete(np.arange(8), 5), np.zeros(7), neighbours=3, expansion=2)
+    (alone,) = asker.of(Vectors(["i005"], vectors[5:6]), leave_one_out=True)
+    (expected,) = others.of(Vectors(["another"], vectors[5:6]))
+    assert by_landmark(alone) == by_landmark(expected)
