@@ -24,7 +24,7 @@ from glr_assets.markdown import table
 from glr_assets.metadata.schemas import LANDMARK_LABELS
 from glr_assets.plots import Thumbnail, bars, confusion, gallery, shares
 from glr_assets.receipts import Summary, Writer, need_receipt, need_receipts
-from glr_assets.retrieval.schemas import EMBEDDINGS
+from glr_assets.retrieval.embeddings import read_embeddings
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import read_table
@@ -258,18 +258,10 @@ def embeddings_of(store: Store) -> dict[str, str]:
 
 
 def _vectors(store: Store, split: Split, names: Iterable[str], ids: set[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """The embeddings of a few images; a shard at a time is in memory."""
-    wanted = pa.array(sorted(ids), pa.string())
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for name in names if ids else ():
-        asset, shard = name.split("/")
-        if asset != f"{split}_embeddings":
-            continue
-        rows = read_table(store, EMBEDDINGS, ["id", "vector"], split=split, shard=shard)
-        rows = rows.filter(pc.is_in(rows["id"], wanted))
-        for image_id, vector in zip(rows["id"].to_pylist(), rows["vector"].to_pylist(), strict=True):
-            found.setdefault(image_id, np.array(vector, np.float32))
-    return found
+    """The embeddings of a few images by id."""
+    shards = [name for name in names if name.startswith(f"{split}_embeddings/")]
+    found = read_embeddings(store, shards if ids else [], ids)
+    return dict(zip(found.ids, found.vectors, strict=True))
 
 
 def write_errors(

@@ -73,7 +73,7 @@ def ablation(
         predictions: of the submission.
         solution: the published answers.
     """
-    queries = read_embeddings(store, test_embeddings).of(solution.landmarks)
+    queries = read_embeddings(store, test_embeddings, solution.landmarks)
     index = open_index(store)
     plain = PenalisedIndex(index.ids, index.landmark_ids, index.vectors, np.zeros(len(index), np.float32))
     nobody = NonLandmarks(Vectors([], np.zeros((0, index.dimensions), np.float32)))

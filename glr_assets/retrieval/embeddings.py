@@ -155,12 +155,22 @@ def embedded_shards(source: Source, store: Store, split: Split) -> dict[str, str
     return found
 
 
-def read_embeddings(store: Store, names: Iterable[str]) -> Vectors:
-    """The vectors of several shards, named as `embedded_shards` names them; of a repeated id the first shard's."""
+def read_embeddings(store: Store, names: Iterable[str], ids: Iterable[str]) -> Vectors:
+    """The vectors of those of `ids` that are in some shards, sorted by id; of a repeated id the first shard's.
+
+    Memory is that of what is wanted and of one shard.
+
+    Args:
+        store: the store.
+        names: of the shards' embeddings, as `embedded_shards` names them.
+        ids: of images.
+    """
+    wanted = pa.array(sorted(set(ids)), pa.string())
     parts = []
     for name in sorted(names):
         asset, shard = name.split("/")
-        parts.append(read_table(store, EMBEDDINGS, split=asset.removesuffix("_embeddings"), shard=shard))
+        rows = read_table(store, EMBEDDINGS, split=asset.removesuffix("_embeddings"), shard=shard)
+        parts.append(rows.filter(pc.is_in(rows["id"], wanted)))
     filled = [part for part in parts if part.num_rows]
     if not filled:
         return Vectors([], np.zeros((0, 0), np.float32), np.zeros(0, np.uint64))
@@ -180,7 +190,7 @@ def make_non_landmark_embeddings(source: Source, store: Store, usage: Sequence[s
         solution = read_table(store, RECOGNITION_SOLUTION)
         none = pc.equal(pc.list_value_length(solution["landmark_ids"]), 0)
         chosen = solution.filter(pc.and_(none, pc.is_in(solution["usage"], pa.array(list(usage), pa.string()))))
-        found = read_embeddings(store, shards).of(chosen["id"].to_pylist())
+        found = read_embeddings(store, shards, chosen["id"].to_pylist())
         different = found.rows(first_of_bytes(found))
         writer.table(NON_LANDMARK_EMBEDDINGS, as_table(different))
         return {"rows": len(different), "listed": chosen.num_rows, "twins": len(found) - len(different)}

@@ -86,9 +86,9 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
     shards = embedded_shards(source, store, "train")
 
     def build(writer: Writer) -> Summary:
-        train = read_embeddings(store, shards)
-        non_landmarks = read_non_landmarks(store, train.vectors.shape[1])
         images = searched_images(kept_images(store, recipe.manifest), recipe.per_landmark, seed)
+        train = read_embeddings(store, shards, images["id"].to_pylist())
+        non_landmarks = read_non_landmarks(store, train.vectors.shape[1])
         exact, of_images = build_index(images, train, non_landmarks, recipe)
         kind = chosen(recipe.index, len(exact), exact.dimensions + 1, recipe.index_memory * 2**20)
         index, recall = (exact, 1.0) if kind == "flat" else approximate(exact, kind, recipe.index_recall, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -149,7 +149,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
 
     def build(writer: Writer) -> Summary:
         witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
-        samples = gathered(store, recipe, witness, read_embeddings(store, shards), held_out_ids, of_test)
+        samples = gathered(store, recipe, witness, shards, held_out_ids, of_test)
         fit = fit_model if recipe.retrieval.rerank else fit_neighbours
         model = fit(samples.evidence, samples.shown)
         writer.write(MODEL_FILE, model.model_dump_json(indent=2).encode() + b"\n")
@@ -233,14 +233,23 @@ def gathered(
     store: Store,
     recipe: Recipe,
     witness: Witness,
-    train: Vectors,
+    train: Iterable[str],
     held_out_ids: Sequence[str],
     of_test: Mapping[str, Sequence[str]],
 ) -> Samples:
-    """The evidence of the held-out train images, of which at most `[retrieval] calibrating`, and of the gallery's."""
+    """The evidence of the held-out train images, of which at most `[retrieval] calibrating`, and of the gallery's.
+
+    Args:
+        store: the store.
+        recipe: `[retrieval]`, `[verification]`, `[execution]` and the seed.
+        witness: what tells the evidence.
+        train: names of the train shards' embeddings.
+        held_out_ids: train images that the embedder did not learn from.
+        of_test: the test shards' local features, by asset.
+    """
     kept = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(kept["id"].to_pylist(), kept["landmark_id"].to_pylist(), strict=True))
-    held_out = train.of(landmark_of.keys() & set(drawn_samples(held_out_ids, recipe)))
+    held_out = read_embeddings(store, train, landmark_of.keys() & set(drawn_samples(held_out_ids, recipe)))
     others = witness.non_landmarks.images
     photographs: dict[Split, Photographs | None] = {"train": None, "test": None}
     if witness.comparer is not None:

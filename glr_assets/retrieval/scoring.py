@@ -139,7 +139,8 @@ class PenalisedIndex:
         _distinct(ids)
         order = _order(ids)
         columns = (np.hstack([vectors[part], -penalties[part, np.newaxis]]) for part in _parts(order, QUERY_BLOCK))
-        self._set(_flat_index(columns), [ids[row] for row in order], np.asarray(landmark_ids)[order])
+        flat = _flat_index(columns)
+        self._set(flat.rows, [ids[row] for row in order], np.asarray(landmark_ids)[order], flat)
 
     @classmethod
     def of_flat(cls, index: Any, ids: Sequence[str], landmark_ids: NDArray[np.int64]) -> PenalisedIndex:
@@ -153,7 +154,8 @@ class PenalisedIndex:
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise StoreError(f"faiss index: expected a flat inner-product index, found another kind; {_MEND}")
         loaded = cls.__new__(cls)
-        loaded._set(index, list(ids), np.asarray(landmark_ids))
+        flat = _Flat(index)
+        loaded._set(flat.rows, list(ids), np.asarray(landmark_ids), flat)
         return loaded
 
     @classmethod
@@ -171,19 +173,11 @@ class PenalisedIndex:
                 f"{rows.shape[1]}; {_MEND}"
             )
         loaded = cls.__new__(cls)
-        loaded._set(None, list(ids), np.asarray(landmark_ids), rows, proposer)
+        loaded._set(rows, list(ids), np.asarray(landmark_ids), proposer)
         return loaded
 
-    def _set(
-        self,
-        index: Any,
-        ids: list[str],
-        landmark_ids: NDArray[np.int64],
-        rows: Floats | None = None,
-        proposer: Proposer | None = None,
-    ) -> None:
-        self._index, self.proposer = index, proposer
-        self.rows = _rows_in(index) if rows is None else rows
+    def _set(self, rows: Floats, ids: list[str], landmark_ids: NDArray[np.int64], searched: _Flat | Proposer) -> None:
+        self.rows, self._searched = rows, searched
         if not len(self.rows) == len(ids) == len(landmark_ids):
             raise StoreError(
                 f"faiss index: {len(self.rows)} rows for {len(ids)} ids and {len(landmark_ids)} landmark ids, "
@@ -201,6 +195,11 @@ class PenalisedIndex:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def proposer(self) -> Proposer | None:
+        """What proposes rows, where not all are searched."""
+        return self._searched if isinstance(self._searched, Proposer) else None
 
     @property
     def vectors(self) -> Floats:
@@ -221,9 +220,10 @@ class PenalisedIndex:
         """A faiss index file, of [v, -B] where it is flat; the ids are kept beside it."""
         import faiss
 
-        if self.proposer is not None:
-            return self.proposer.to_bytes()
-        return bytes(faiss.serialize_index(self._index).tobytes())
+        searched = self._searched
+        if isinstance(searched, Proposer):
+            return searched.to_bytes()
+        return bytes(faiss.serialize_index(searched.index).tobytes())
 
     def search(
         self,
@@ -253,9 +253,9 @@ class PenalisedIndex:
         excluded = None if exclude_ids is None else _rows_of(exclude_ids, self._row_of)
         ones = np.ones((len(query_vectors), 1), np.float32)
         queries = np.hstack([query_vectors, ones])
-        if self.proposer is not None:
-            return _nearest_proposed(self.proposer, self.rows, queries, k, excluded, block)
-        return _nearest(self._index, queries, k, excluded, block)
+        if isinstance(self._searched, Proposer):
+            return _nearest_proposed(self._searched, self.rows, queries, k, excluded, block)
+        return _nearest(self._searched, queries, k, excluded, block)
 
 
 def retrieve(
@@ -292,7 +292,7 @@ def retrieve(
     index = _flat_index(index_vectors[part] for part in _parts(order, QUERY_BLOCK))
     if expansion:
         _, first = _nearest(index, query_vectors, expansion, None, block)
-        query_vectors = expanded(query_vectors, _rows_in(index), first, expansion_power)
+        query_vectors = expanded(query_vectors, index.rows, first, expansion_power)
     _, rows = _nearest(index, query_vectors, k, None, block)
     ids = [index_ids[row] for row in order]
     return [[ids[row] for row in found if row >= 0] for found in rows.tolist()]
@@ -309,7 +309,7 @@ def support(scores: Sequence[float], most: int = 0) -> float:
 
 
 def _nearest(
-    index: Any,
+    index: _Flat,
     queries: Floats,
     k: int,
     excluded: NDArray[np.int64] | None,
@@ -321,7 +321,6 @@ def _nearest(
     """
     if k < 1:
         raise EmbedderError(f"search for {k} neighbours: expected at least 1; set [retrieval] to more")
-    stored = _rows_in(index)
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1, np.int64)
     for part in _parts(np.arange(len(queries)), block):
@@ -329,9 +328,9 @@ def _nearest(
         wanted = k + _SPARE_CANDIDATES + (excluded is not None)
         most = max(wanted, _MOST_CANDIDATES)
         while len(undecided):
-            wanted = min(wanted, index.ntotal, most)
-            proposed, candidates = index.search(np.ascontiguousarray(queries[undecided]), wanted)
-            exact = _inner_products(queries[undecided], stored, candidates)
+            wanted = min(wanted, len(index), most)
+            proposed, candidates = index.propose(queries[undecided], wanted)
+            exact = _inner_products(queries[undecided], index.rows, candidates)
             if excluded is not None:
                 exact[candidates == excluded[undecided, np.newaxis]] = -np.inf
             order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
@@ -339,7 +338,7 @@ def _nearest(
             candidates = np.where(exact > -np.inf, np.take_along_axis(candidates, order, axis=1), -1)
             # The cut is decided once whatever faiss left out must score below the last one taken.
             decided = np.full(len(undecided), True)
-            if wanted < min(index.ntotal, most):
+            if wanted < min(len(index), most):
                 decided = proposed[:, -1] < exact[:, -1] - _FAISS_ERROR
             done = undecided[decided]
             scores[done, : exact.shape[1]] = exact[decided]
@@ -377,12 +376,28 @@ def _nearest_proposed(
     return scores, rows
 
 
-def _rows_in(index: Any) -> Floats:
-    """The rows float32 [n, d] of a flat faiss index, as they lie in its memory."""
-    import faiss
+class _Flat:
+    """A faiss.IndexFlatIP: `rows` float32 [n, d] as they lie in its memory, and a search of them.
 
-    rows = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-    return np.asarray(rows.reshape(index.ntotal, index.d), np.float32)
+    Where faiss knows GPUs (a faiss-gpu in place of faiss-cpu), they search.
+    """
+
+    def __init__(self, index: Any) -> None:
+        import faiss
+
+        self.index = index
+        self.rows = np.asarray(
+            faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d), np.float32
+        )
+        self._searched = faiss.index_cpu_to_all_gpus(index) if faiss.get_num_gpus() else index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def propose(self, queries: Floats, wanted: int) -> tuple[Floats, NDArray[np.int64]]:
+        """About the `wanted` greatest inner products of each query and their rows, the greatest first."""
+        scores, rows = self._searched.search(np.ascontiguousarray(queries), wanted)
+        return np.asarray(scores, np.float32), np.asarray(rows, np.int64)
 
 
 def _inner_products(queries: Floats, stored: Floats, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -396,8 +411,8 @@ def _inner_products(queries: Floats, stored: Floats, candidates: NDArray[np.int6
     return products.round(SCORE_DECIMALS) + 0.0
 
 
-def _flat_index(blocks: Iterator[Floats] | Sequence[Floats]) -> Any:
-    """A faiss.IndexFlatIP of the rows of all blocks, of which there is at least one."""
+def _flat_index(blocks: Iterator[Floats] | Sequence[Floats]) -> _Flat:
+    """The rows of all blocks, of which there is at least one, indexed."""
     import faiss
 
     index = None
@@ -405,7 +420,7 @@ def _flat_index(blocks: Iterator[Floats] | Sequence[Floats]) -> Any:
         if index is None:
             index = faiss.IndexFlatIP(rows.shape[1])
         index.add(np.ascontiguousarray(rows))
-    return index
+    return _Flat(index)
 
 
 def _parts(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

@@ -83,7 +83,7 @@ def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
         model = open_model(store)
         witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
         test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
-        queries = read_embeddings(store, test).of(test_ids)
+        queries = read_embeddings(store, test, test_ids)
         photographs = None
         if witness.comparer is not None:
             photographs = StoredFeatures.of(store, of_test).prepared
@@ -140,8 +140,8 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
 
     def build(writer: Writer) -> Summary:
         test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
-        queries = read_embeddings(store, test_shards).of(test_ids)
-        index = read_embeddings(store, index_shards).of(read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist())
+        queries = read_embeddings(store, test_shards, test_ids)
+        index = read_embeddings(store, index_shards, read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist())
         found = retrieve(
             index.vectors,
             index.ids,

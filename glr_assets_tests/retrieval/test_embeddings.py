@@ -53,8 +53,11 @@ def test_of_images_of_the_same_bytes_the_first_counts() -> None:
 def test_every_stored_image_has_a_unit_vector(embedded: Embedded) -> None:
     for split in ("train", "index", "test"):
         names = embedded_shards(embedded.source, embedded.store, split)
-        vectors = read_embeddings(embedded.store, names)
         reader = ImageReader.of_split(embedded.store, split)
+        vectors = read_embeddings(embedded.store, names, reader.ids)
+        some = read_embeddings(embedded.store, names, [reader.ids[2], "not there", reader.ids[0]])
+        assert some.ids == [reader.ids[0], reader.ids[2]]
+        assert (some.vectors == vectors.vectors[[0, 2]]).all()
         assert vectors.ids == reader.ids
         assert vectors.digests is not None
         assert vectors.digests.tolist() == [reader.places.xxh3(row) for row in range(len(reader))]

@@ -396,3 +396,29 @@ class TestRetrieve:
             for q in queries
         ]
         assert retrieve(vectors, ids, queries, k) == expected
+
+
+def test_gpus_search_where_faiss_knows_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is at hand: one that only passes on stands in, and the answers are the same."""
+    import faiss
+
+    rng = np.random.default_rng(4)
+    vectors, queries = photographs(rng, 60, 6), photographs(rng, 5, 6)
+    expected = retrieve(vectors, names("i", 60), queries, 7)
+    searches = []
+
+    class OnGpus:
+        def __init__(self, index: faiss.IndexFlatIP) -> None:
+            self.index = index
+
+        def search(self, asked: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+            searches.append(len(asked))
+            return self.index.search(asked, k)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", OnGpus)
+    assert retrieve(vectors, names("i", 60), queries, 7) == expected
+    assert searches
+    index = PenalisedIndex(names("i", 60), np.arange(60), vectors, np.zeros(60, np.float32))
+    again = PenalisedIndex.of_flat(opened_faiss(index.to_bytes()), index.ids, index.landmark_ids)
+    assert (again.search(queries, 3)[1] == index.search(queries, 3)[1]).all()

@@ -104,7 +104,7 @@ def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
     answers = {row["id"]: row for row in read_table(store, ANSWERS).to_pylist() if row["rank"] == 1}
     searched = open_index(store)
     gallery = read_non_landmarks(store, searched.dimensions)
-    queries = read_embeddings(store, embedded_shards(source, store, "test"))
+    queries = read_embeddings(store, embedded_shards(source, store, "test"), answers)
     own = gallery.penalties(queries, recipe.retrieval.query_penalty_top)
     scores, rows = searched.search(queries.vectors, recipe.retrieval.neighbours)
     for query, penalty, of_query, at in zip(queries.ids, own, scores, rows, strict=True):
