@@ -10,7 +10,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation bench-verification bench-training \
-	bench-search bench-serving clean
+	bench-search bench-backfill bench-serving bench-openimages audit constraints image clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -82,8 +82,25 @@ bench-training: setup ## loader and networks beside decoding alone; a warm start
 bench-search: setup ## indexes of 200,000 vectors: recall, latency and memory beside Flat; memory over the whole test set
 	$(BIN)/python -m glr_assets_tests.benchmarks.search
 
+bench-backfill: setup ## 500 tiny shards by the daemon alone: Dagster's own seconds a shard, the UI meanwhile, 5,000 partitions
+	$(BIN)/python -m glr_assets_tests.benchmarks.backfill
+
 bench-serving: setup ## the recognition service under load: answers a second, p50 and p99 by clients
 	$(BIN)/python -m glr_assets_tests.benchmarks.serving
+
+bench-openimages: setup ## three categories of 14.6 million boxes; crops a second beside the earlier system
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
+	$(BIN)/python -m glr_assets_tests.benchmarks.openimages
+
+audit: setup ## known vulnerabilities in what is installed in images; GLR_AUDIT=required where the database must be reached
+	$(BIN)/python infra/audit.py
+
+constraints: setup ## pin what images install to the versions that are installed here
+	$(BIN)/python infra/constraints.py
+
+image: ## build the container image; TORCH_INDEX is a package index with the wanted build of torch
+	docker build -f infra/docker/Dockerfile -t glr-assets:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		--build-arg TORCH_INDEX=$(TORCH_INDEX) .
 
 clean: ## remove the environment, the demo's store and its instance
 	rm -rf $(VENV) .dagster data

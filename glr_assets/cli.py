@@ -70,11 +70,15 @@ def sample(
     bucket: Annotated[str, typer.Argument(help="Folder or URL to write the bucket to.")],
     seed: Annotated[int, typer.Option(help="Another seed renders other landmarks.")] = 0,
 ) -> None:
-    """Write the embedded sample: a small bucket of rendered landmarks in GLDv2's shape."""
+    """Write the embedded sample: rendered landmarks in GLDv2's shape, and in its openimages/ labelled boxes."""
+    from glr_assets.openimages.sample import write_openimages_sample
+    from glr_assets.source.bucket_writer import BESIDE
     from glr_assets.source.sample import write_sample
     from glr_assets.store import Store
 
-    _print_packed(write_sample(Store(bucket), seed=seed), bucket)
+    summary = write_sample(Store(bucket), seed=seed)
+    write_openimages_sample(Store(f"{bucket.rstrip('/')}/{BESIDE}"), seed=seed)
+    _print_packed(summary, bucket)
 
 
 @app.command()

@@ -17,12 +17,20 @@ class SourceError(GlrError):
     """The source bucket, or something in it, is missing, unreachable or not as published."""
 
 
+class DamagedSourceError(SourceError):
+    """What the source holds is not what it publishes: to read it again gives the same, mending the source helps."""
+
+
 class TableError(GlrError):
     """A table lacks a column, or holds what its schema forbids."""
 
 
 class StoreError(GlrError):
     """The store cannot be read or written."""
+
+
+class MirrorError(GlrError):
+    """What a receipt names cannot be copied as it says."""
 
 
 class MissingInputError(GlrError):

@@ -22,6 +22,8 @@ from glr_assets.store import Store
 from glr_assets.tables import Table, write_table
 
 Summary = dict[str, int | float | str | bool | None]
+#: Where it is told who is at which work; what lies there belongs to runs and not to what they make.
+LOCKS = "runs/locks"
 
 
 class Written(BaseModel):
@@ -199,15 +201,35 @@ def make(
         again: make it whether or not the same work has been done.
     """
     wanted_inputs, wanted_parameters = dict(inputs), json.loads(json.dumps(parameters))
+
+    def done_before() -> Receipt | None:
+        found = find_receipt(store, name)
+        same = found is not None and (found.inputs, found.parameters, found.code_version) == (
+            wanted_inputs,
+            wanted_parameters,
+            code_version,
+        )
+        return found if found is not None and same and not damage(store, found) else None
+
+    if not again and (done := done_before()) is not None:
+        return Made(done, reused=True)
+    # Whoever is at the same work is waited for, and its work taken.
+    with store.locked(f"{LOCKS}/{name}"):
+        if not again and (done := done_before()) is not None:
+            return Made(done, reused=True)
+        return _made(store, name, wanted_inputs, wanted_parameters, code_version, build, keep_earlier)
+
+
+def _made(
+    store: Store,
+    name: str,
+    inputs: dict[str, str],
+    parameters: dict[str, Any],
+    code_version: str,
+    build: Callable[[Writer], Summary],
+    keep_earlier: bool | str,
+) -> Made:
     earlier = find_receipt(store, name)
-    if (
-        not again
-        and earlier is not None
-        and (earlier.inputs, earlier.parameters, earlier.code_version)
-        == (wanted_inputs, wanted_parameters, code_version)
-        and not damage(store, earlier)
-    ):
-        return Made(earlier, reused=True)
     # The old receipt goes before the first new file takes its name: files that change under it must not pass for
     # its own. A build that fails before leaves what was there, and may read it.
     writer = Writer(store, before_first=lambda: store.remove(receipt_path(name)))
@@ -215,8 +237,8 @@ def make(
     receipt = Receipt(
         name=name,
         code_version=code_version,
-        inputs=wanted_inputs,
-        parameters=wanted_parameters,
+        inputs=inputs,
+        parameters=parameters,
         outputs=dict(sorted(writer.outputs.items())),
         summary=summary,
     )

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from glr_assets.errors import SettingsError
+from glr_assets.openimages.root import OpenImagesRoot
+from glr_assets.openimages.sample import embedded_openimages
 from glr_assets.recipes import Recipe, load_recipe
 from glr_assets.source import Source, open_source
 from glr_assets.source.embedded import embedded_sample
@@ -31,9 +33,14 @@ class Settings(BaseSettings):
     source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the source")
     store: str = Field("./data", description="root URL of everything written")
     store_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the store")
+    openimages: str | None = Field(None, description="root URL of Open Images; unset: the sample's")
+    openimages_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of Open Images")
     recipe: str | None = Field(None, description="recipe name or path; unset: small for the sample, else full")
+    alert_webhook: str | None = Field(
+        None, description="URL that failed runs are posted to as JSON; unset: only logged"
+    )
 
-    @field_validator("source", "recipe", mode="before")
+    @field_validator("source", "openimages", "recipe", "alert_webhook", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if isinstance(value, str) and not value.strip() else value
@@ -43,7 +50,7 @@ class Settings(BaseSettings):
     def _blank_is_default(cls, value: object) -> object:
         return "./data" if isinstance(value, str) and not value.strip() else value
 
-    @field_validator("source", "store")
+    @field_validator("source", "store", "openimages")
     @classmethod
     def _folder_as_absolute(cls, value: str | None) -> str | None:
         """A folder given without a scheme is one of this machine, wherever a run's process starts."""
@@ -83,6 +90,16 @@ class Settings(BaseSettings):
         if not options and self.source.rstrip("/") == PUBLIC_BUCKET:
             options = {"anon": True}
         return open_source(self.source, options)
+
+    def open_openimages(self) -> OpenImagesRoot:
+        """The root of Open Images; the rendered one, generated in the store on first use, where none is set.
+
+        Raises:
+            SourceError: it is missing, unreachable or holds nothing of Open Images.
+        """
+        if self.openimages is None:
+            return embedded_openimages(self.open_store())
+        return OpenImagesRoot(self.openimages, self.openimages_options)
 
     def load_recipe(self) -> Recipe:
         """The recipe of this run.

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from glr_assets.errors import StoreError
+from glr_assets.leases import leased
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -100,22 +101,33 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files straight under `folder`, sorted; empty where there is no such folder."""
-        names = self._listed(folder, "file")
-        return [name for name in names if not (name.startswith(".") and name.endswith(".part"))]
+        return [name for name in self._listed(folder, "file") if not _is_part(name)]
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """The whole files straight under `folder`, each with its ETag, or its time, and size, by one listing."""
+        found = {posixpath.basename(entry["name"]): entry for entry in self._entries(folder) if entry["type"] == "file"}
+        return {
+            name: f"{entry.get('ETag') or entry.get('mtime') or ''}:{entry['size']}"
+            for name, entry in sorted(found.items())
+            if not _is_part(name)
+        }
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders straight under `folder`, sorted; empty where there is no such folder."""
         return self._listed(folder, "directory")
 
     def _listed(self, folder: str, kind: str) -> list[str]:
+        found = self._entries(folder)
+        return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == kind)
+
+    def _entries(self, folder: str) -> list[dict[str, Any]]:
         path = self.path(folder)
         self.fs.invalidate_cache(path)
         with self.explained("list", folder):
             try:
-                found = self.fs.ls(path, detail=True)
+                return list(self.fs.ls(path, detail=True))
             except FileNotFoundError:
                 return []
-        return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == kind)
 
     def open(self, name: str) -> IO[bytes]:
         """The file `name` for reading, seekable, a block of it in memory.
@@ -220,26 +232,58 @@ class Store:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """One process at a time is inside, for the same `name` of a local store; a remote one has no locks.
+        """One process at a time is inside, for the same `name` of a local store or one on S3.
+
+        On S3 it is a lease (`leases.py`): good for sparing work that another does, not for what must never happen
+        twice. Other remote stores have no locks.
 
         Raises:
             StoreError: the store cannot be written.
         """
+        if self.is_s3:
+            with leased(self, f"{name}.lock"):
+                yield
+            return
         if not self.is_local:
             yield
             return
         with self.explained("write", name):
             lock = Path(self.path(name)).with_name(f".{posixpath.basename(name)}.lock")
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("ab")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = _locked_file(lock, lambda: lock.open("ab"))
         with file:
-            yield
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes) -> None:
         """Write `data` as the whole of `name`."""
         with self.writing(name) as file:
             file.write(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write `data` as `name` where there is no such file; whether that was so. Only for S3.
+
+        A server without conditional writes overwrites what is there.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self.path(name)
+        with self.explained("write", name):
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                # Another writer of the same name is at it this moment (409), or has been there first (412).
+                if "PreconditionFailed" in str(error) or "ConditionalRequestConflict" in str(error):
+                    return False
+                if "NotImplemented" not in str(error):
+                    raise
+                self.fs.pipe_file(path, data)
+        return True
 
     def read_json(self, name: str) -> Any:
         """The JSON document `name`; raises FileNotFoundError where there is none."""
@@ -297,15 +341,7 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
     part = target.with_name(f".{target.name}.part")
     with explained():
         target.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            raw = _WrittenFile(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), explained)
-            fcntl.flock(raw, fcntl.LOCK_EX)
-            try:
-                if os.fstat(raw.fileno()).st_ino == part.stat().st_ino:
-                    break
-            except FileNotFoundError:
-                pass  # whoever held the lock has moved its file into place: start afresh
-            raw.close()
+        raw = _locked_file(part, lambda: _WrittenFile(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), explained))
         raw.truncate(0)
     in_place = False
     with io.BufferedRandom(raw) as file:
@@ -319,6 +355,22 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
         finally:
             if not in_place:  # whatever stopped it, an interrupt too, leaves no part file
                 part.unlink(missing_ok=True)
+
+
+_File = TypeVar("_File", bound=io.IOBase)
+
+
+def _locked_file(path: Path, opened: Callable[[], _File]) -> _File:
+    """The file at `path`, made where it is not, locked for this process alone; waits for who has it."""
+    while True:
+        file = opened()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
+        except FileNotFoundError:
+            pass  # whoever held the lock has moved or removed its file: start afresh
+        file.close()
 
 
 class _WrittenFile(io.FileIO):
@@ -363,6 +415,11 @@ class _RemoteFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _is_part(name: str) -> bool:
+    """Whether a file is one that is being written, or was when its writer was killed."""
+    return name.startswith(".") and name.endswith(".part")
 
 
 def _with_retries(url: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,17 @@ NON_LANDMARKS = 8
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the settings of the environment it is started in."""
-    for name in ("SOURCE", "SOURCE_OPTIONS", "STORE", "STORE_OPTIONS", "OPENIMAGES", "RECIPE", "SERVE_TOKEN"):
+    for name in (
+        "SOURCE",
+        "SOURCE_OPTIONS",
+        "STORE",
+        "STORE_OPTIONS",
+        "OPENIMAGES",
+        "OPENIMAGES_OPTIONS",
+        "RECIPE",
+        "SERVE_TOKEN",
+        "ALERT_WEBHOOK",
+    ):
         monkeypatch.delenv(f"GLR_{name}", raising=False)
 
 

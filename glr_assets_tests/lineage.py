@@ -40,7 +40,8 @@ def write_recipe(path: Path, embedder: Path | None = None, **tables: dict[str, o
     else:
         own = {"backbone": "resnet-tiny", "image_size": SIDE, "dimensions": 32, "epochs": 2, "batch_size": 8}
     groups: dict[str, object] = {"image_size": SIDE, "epochs": 2, "batch_size": 8}
-    sections = {"embedder": own, "groups": groups} | tables
+    learns = groups if embedder is None else {"torchscript": str(embedder), "image_size": SIDE}
+    sections = {"embedder": own, "groups": groups, "filter": learns} | tables
     lines = ['base = "small"']
     for section, values in sections.items():
         lines.append(f"[{section}]")
@@ -82,7 +83,7 @@ def embed(source: Source, store: Store, recipe: Recipe) -> None:
     for split in SPLITS:
         for shard in source.shards(split):
             make_embeddings(store, split, shard, lambda: open_embedder(store, recipe.execution))
-    make_non_landmark_embeddings(source, store, recipe.retrieval.non_landmark_usage)
+    make_non_landmark_embeddings(source, store, recipe.retrieval)
 
 
 def index(source: Source, store: Store, recipe: Recipe) -> None:

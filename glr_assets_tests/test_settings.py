@@ -23,6 +23,8 @@ def test_the_names_and_defaults_of_the_contract(tmp_path: Path, monkeypatch: pyt
     assert plain.source_options == {}
     assert plain.store == str(tmp_path / "data")
     assert plain.store_options == {}
+    assert plain.openimages is None
+    assert plain.openimages_options == {}
     assert plain.recipe is None
 
 
@@ -31,12 +33,15 @@ def test_each_setting_has_its_name_in_the_environment(monkeypatch: pytest.Monkey
     monkeypatch.setenv("GLR_SOURCE_OPTIONS", '{"anon": true, "client_kwargs": {"region_name": "x"}}')
     monkeypatch.setenv("GLR_STORE", "s3://made/prefix")
     monkeypatch.setenv("GLR_STORE_OPTIONS", '{"endpoint_url": "http://127.0.0.1:1"}')
+    monkeypatch.setenv("GLR_OPENIMAGES", "s3://labelled/openimages")
+    monkeypatch.setenv("GLR_OPENIMAGES_OPTIONS", '{"anon": true}')
     monkeypatch.setenv("GLR_RECIPE", "full")
     found = Settings.from_environment()
     assert found.source == "s3://photos/gldv2"
     assert found.source_options == {"anon": True, "client_kwargs": {"region_name": "x"}}
     assert found.store == "s3://made/prefix"
     assert found.store_options == {"endpoint_url": "http://127.0.0.1:1"}
+    assert (found.openimages, found.openimages_options) == ("s3://labelled/openimages", {"anon": True})
     assert found.recipe == "full"
     store = found.open_store()
     assert (store.url, store.options) == ("s3://made/prefix", found.store_options)
@@ -53,17 +58,18 @@ def test_overrides_win_where_they_are_given(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_blank_is_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blank: str) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("SOURCE", "STORE", "RECIPE"):
+    for name in ("SOURCE", "STORE", "OPENIMAGES", "RECIPE"):
         monkeypatch.setenv(f"GLR_{name}", blank)
     monkeypatch.setenv("GLR_SOURCE_OPTIONS", "")
     monkeypatch.setenv("GLR_STORE_OPTIONS", "")
     found = Settings.from_environment()
     assert (found.source, found.recipe, found.store) == (None, None, str(tmp_path / "data"))
+    assert found.openimages is None
     assert found.source_options == found.store_options == {}
-    assert Settings.from_environment(source=blank, store=blank, recipe=blank) == found
+    assert Settings.from_environment(source=blank, store=blank, openimages=blank, recipe=blank) == found
 
 
-@pytest.mark.parametrize("name", ["GLR_SOURCE_OPTIONS", "GLR_STORE_OPTIONS"])
+@pytest.mark.parametrize("name", ["GLR_SOURCE_OPTIONS", "GLR_STORE_OPTIONS", "GLR_OPENIMAGES_OPTIONS"])
 @pytest.mark.parametrize("value", ["anon=true", '{"anon": tru', "[1]", '"text"', "3"])
 def test_options_that_are_no_json_object(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

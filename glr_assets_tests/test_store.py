@@ -320,6 +320,22 @@ def test_a_second_writer_waits_and_then_writes_its_own(store: Store) -> None:
     assert every_file(store) == ["file"]
 
 
+def test_stamps_tell_of_another_content_by_a_listing(tmp_path: Path, s3_endpoint: str) -> None:
+    for store in (Store(str(tmp_path / "store")), on_s3(s3_endpoint)):
+        assert store.stamps("folder") == {}
+        for name in ("b", "a", "deeper/c"):
+            store.write(f"folder/{name}", b"first")
+        before = store.stamps("folder")
+        assert list(before) == ["a", "b"]
+        assert store.stamps("folder") == before
+        store.write("folder/a", b"other")
+        after = store.stamps("folder")
+        assert (after["a"] == before["a"], after["b"] == before["b"]) == (False, True)
+    part = tmp_path / "store" / "folder" / ".d.part"
+    part.write_bytes(b"half")
+    assert list(Store(str(tmp_path / "store")).stamps("folder")) == ["a", "b"]
+
+
 def hold_lock(root: str, held: Event, go_on: Event) -> None:
     with Store(root).locked("thing"):
         held.set()

@@ -44,5 +44,5 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 pip install --upgrade pip "setuptools>=75,<81" wheel
 # torch comes first: what depends on it would otherwise choose a build of its own.
 pip install "torch==2.13.*"
-pip install --editable ".[dev]"
+pip install --editable ".[cluster,dev]"
 touch "$venv/.installed"

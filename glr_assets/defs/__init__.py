@@ -10,3 +10,6 @@ import dagster as dg
 
 # Backfill policies have been marked beta for years and are the one way to run shards in ranges.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+# So have the references from an asset to its code.
+_REFERENCES = "(Function `with_source_code_references`|Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`)"
+warnings.filterwarnings("ignore", message=_REFERENCES, category=dg.BetaWarning)

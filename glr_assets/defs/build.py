@@ -12,14 +12,32 @@ from glr_assets.curation.schemas import (
     TRAIN_MANIFEST,
     TRAIN_TEST_LEAKS,
 )
-from glr_assets.defs import curation, exports, images, ledger, metadata, planning, retrieval, training, verification
-from glr_assets.defs.automation import SENSORS
+from glr_assets.defs import (
+    curation,
+    exports,
+    filtering,
+    images,
+    ledger,
+    metadata,
+    openimages,
+    planning,
+    retrieval,
+    training,
+    verification,
+)
+from glr_assets.defs.automation import CHECKS as STATE_CHECKS
+from glr_assets.defs.automation import JOBS, SCHEDULES, SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata import schemas
+from glr_assets.openimages.schemas import (
+    NON_LANDMARK_FILTER,
+    OPENIMAGES_ANNOTATIONS,
+    OPENIMAGES_CLASSIFIER_DATASET,
+)
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN, FILL_POTENTIAL
 from glr_assets.retrieval.schemas import ANSWERS, FAISS_INDEX, NON_LANDMARK_EMBEDDINGS, RECOGNITION_SAMPLES
 from glr_assets.tables import Table
@@ -49,6 +67,9 @@ TABLES: dict[str, Table] = {
     "image_ledger": IMAGE_LEDGER,
     "verification_calibration": VERIFICATION_CALIBRATION,
     "cleaned_manifest": CLEANED_MANIFEST,
+    "openimages_annotations": OPENIMAGES_ANNOTATIONS,
+    "openimages_classifier_dataset": OPENIMAGES_CLASSIFIER_DATASET,
+    "non_landmark_filter": NON_LANDMARK_FILTER,
     "training_groups": TRAINING_GROUPS,
     "group_calibration": GROUP_CALIBRATION,
     "non_landmark_embeddings": NON_LANDMARK_EMBEDDINGS,
@@ -59,25 +80,39 @@ TABLES: dict[str, Table] = {
 }
 
 
-ASSETS = [
-    *metadata.ASSETS,
-    *planning.ASSETS,
-    *images.ASSETS,
-    *curation.ASSETS,
-    *verification.ASSETS,
-    *ledger.ASSETS,
-    *training.ASSETS,
-    *retrieval.ASSETS,
-    *exports.ASSETS,
-]
-ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS]
+_REFERENCED = dg.with_source_code_references(
+    [
+        *metadata.ASSETS,
+        *planning.ASSETS,
+        *images.ASSETS,
+        *curation.ASSETS,
+        *verification.ASSETS,
+        *openimages.ASSETS,
+        *filtering.ASSETS,
+        *ledger.ASSETS,
+        *training.ASSETS,
+        *retrieval.ASSETS,
+        *exports.ASSETS,
+    ]
+)
+#: Every asset, with the place of its code.
+ASSETS = [asset for asset in _REFERENCED if isinstance(asset, dg.AssetsDefinition)]
+ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS, *STATE_CHECKS]
 
 
-def build_definitions(platform: Platform | None = None) -> dg.Definitions:
-    """The code location; without a platform of its own it reads the `GLR_…` settings when assets run."""
+def build_definitions(
+    platform: Platform | None = None, executor: dg.ExecutorDefinition | None = None
+) -> dg.Definitions:
+    """The code location; without a platform of its own it reads the `GLR_…` settings when assets run.
+
+    The executor is that of all runs; Dagster's own, processes of one machine, where none is given.
+    """
     return dg.Definitions(
         assets=ASSETS,
         asset_checks=ASSET_CHECKS,
+        jobs=JOBS,
         sensors=SENSORS,
-        resources={"platform": platform or Platform(source=None, store=None, recipe=None)},
+        schedules=SCHEDULES,
+        resources={"platform": platform or Platform(source=None, store=None, openimages=None, recipe=None)},
+        executor=executor,
     )

@@ -4,17 +4,24 @@ from collections import Counter
 from collections.abc import Callable
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.curation import checks as curated
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import DATA_VERSION_TAG
+from glr_assets.filtering import checks as filtering
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.balance import BALANCED, unbalanced
 from glr_assets.ledger.schemas import IMAGE_LEDGER
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
-from glr_assets.receipts import Receipt, find_receipt, need_receipt
+from glr_assets.openimages import checks as openimages
+from glr_assets.openimages import images
+from glr_assets.openimages.parts import part_keys, requests
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
+from glr_assets.receipts import Receipt, digest_of, find_receipt, need_receipt
 from glr_assets.recipes import Verification
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table, stored_problems
@@ -47,12 +54,6 @@ def _holds(
         return dg.AssetCheckResult(passed=not problem, severity=severity, metadata={"problem": problem or "none"})
 
     return check
-
-
-def _missing_shards(store: Store) -> str:
-    summary = need_receipt(store, "image_catalog").summary
-    gaps = {name: count for name, count in summary.items() if name.endswith("_shards_missing") and count}
-    return ", ".join(f"{name.removesuffix('_shards_missing')}: {count} shards" for name, count in gaps.items())
 
 
 def _failed_images(store: Store) -> str:
@@ -163,15 +164,50 @@ def _too_often_wrong(store: Store) -> str:
     return verification.too_often_wrong(read_table(store, VERIFICATION_CALIBRATION), rate)
 
 
+def _unrequested(store: Store) -> str:
+    """Over the parts that are there, but for those of earlier annotations, which are to be made anew."""
+    for name in store.names(f"receipts/{images.ASSET}"):
+        key = name.removesuffix(".json")
+        receipt = _receipt(store, images.receipt_name(key))
+        requested = requests(store, int(key), receipt.parameters["parts"])
+        if receipt.inputs["openimages_annotations"] != digest_of(requested.to_pylist()):
+            continue
+        index = read_table(store, OPENIMAGES_IMAGES, ["image_id", "status", "reason"], part=key)
+        problem = openimages.unaccounted(index, requested.select(["image_id"]))
+        if problem:
+            return f"part {key}: {problem}"
+    return ""
+
+
+def _leaking(store: Store) -> str:
+    parts = part_keys(_receipt(store, "openimages_classifier_dataset").parameters["parts"])
+    index = [read_table(store, OPENIMAGES_IMAGES, ["image_id", "md5"], part=part) for part in parts]
+    plan = read_table(store, OPENIMAGES_CLASSIFIER_DATASET, ["image_id", "split", "decision"])
+    return openimages.leaking(plan, pa.concat_tables(index))
+
+
+def _repeated_crops(store: Store) -> str:
+    columns = ["image_id", "box", "decision", "file", "row"]
+    return openimages.repeated_crops(read_table(store, OPENIMAGES_CLASSIFIER_DATASET, columns))
+
+
+def _unfiltered(store: Store) -> str:
+    manifest = str(_receipt(store, "non_landmark_filter").parameters["manifest"])
+    return filtering.undecided(read_table(store, NON_LANDMARK_FILTER, ["id"]), kept_images(store, manifest))
+
+
+def _implausible(store: Store) -> str:
+    recall = _receipt(store, "non_landmark_filter").summary["held_out_crops_dropped"]
+    found = read_table(store, NON_LANDMARK_FILTER, ["decision"])
+    return filtering.implausible(found, float(recall) if isinstance(recall, float | int) else None)
+
+
+def _without_boxes(store: Store) -> str:
+    return str(_receipt(store, "openimages_annotations").summary["categories_without_boxes"])
+
+
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = [
-    _holds(
-        "image_catalog",
-        "all_shards_ingested",
-        "Every shard of the source has been ingested.",
-        _missing_shards,
-        severity=WARN,
-    ),
     _holds(
         "image_catalog",
         "no_image_failed",
@@ -220,5 +256,35 @@ CHECKS = [
         severity=WARN,
     ),
     _holds("cleaned_manifest", "kept_have_partners", "Every kept image has a partner with enough inliers.", _unpaired),
+    _holds(
+        "openimages_annotations",
+        "categories_have_boxes",
+        "Every category of the recipe has a usable box.",
+        _without_boxes,
+        severity=WARN,
+    ),
+    _holds(
+        "openimages_images",
+        "requested_are_accounted_for",
+        "Requested = obtained + missing, each missing one with a reason.",
+        _unrequested,
+    ),
+    _holds("openimages_classifier_dataset", "no_crop_twice", "No box stands in the files twice.", _repeated_crops),
+    _holds(
+        "openimages_classifier_dataset", "no_image_in_both_splits", "No image is in train and in held_out.", _leaking
+    ),
+    _holds(
+        "non_landmark_filter",
+        "filter_decides_all",
+        "Every image of the set that is filtered has a decision.",
+        _unfiltered,
+    ),
+    _holds(
+        "non_landmark_filter",
+        "filter_is_plausible",
+        "It drops a small share of the set, and most of the held-out crops.",
+        _implausible,
+        severity=WARN,
+    ),
     *(drift_check(asset) for asset in DRIFTING),
 ]

@@ -12,7 +12,7 @@ import dagster as dg
 
 from glr_assets import errors
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
-from glr_assets.defs.platform import Platform
+from glr_assets.defs.platform import platform_of
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
 from glr_assets.errors import GlrError
 from glr_assets.settings import Settings
@@ -56,8 +56,13 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
             yield instance
 
 
-def materialise_lineage(settings: Settings, instance: dg.DagsterInstance, progress: Progress) -> dict[str, float]:
-    """Materialise every asset in the order of the lineage, all shards of the source included.
+def materialise_lineage(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    progress: Progress,
+    assets: Collection[str] | None = None,
+) -> dict[str, float]:
+    """Materialise every asset, or these alone, in the order of the lineage, all shards of the source included.
 
     Returns:
         Seconds each asset took.
@@ -69,10 +74,11 @@ def materialise_lineage(settings: Settings, instance: dg.DagsterInstance, progre
     sync_shards(instance, source)
     recipe = settings.load_recipe()
     sync_counted_parts(instance, recipe)
-    platform = Platform(source=settings.source, store=settings.store, recipe=settings.recipe)
+    platform = platform_of(settings)
     definitions = build_definitions(platform)
     graph = definitions.resolve_asset_graph()
     keys = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
+    keys = [key for key in keys if assets is None or _name(key) in assets]
     shards = {f"{split}_shards": source.shards(split) for split in SHARDS}
     shards |= {str(partitions.name): keys for partitions, keys in counted_parts(recipe)}
     seconds: dict[str, float] = {}
@@ -100,7 +106,7 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
         What went wrong, a text for each run of neighbouring shards that did not end well.
     """
     sync_shards(instance, settings.open_source())
-    platform = Platform(source=settings.source, store=settings.store, recipe=settings.recipe)
+    platform = platform_of(settings)
     definitions = build_definitions(platform)
     key = dg.AssetKey(f"{split}_images")
     config = {"ops": {_name(key): {"config": {"execution": {"retry_failed": True}}}}}

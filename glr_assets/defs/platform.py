@@ -7,6 +7,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, create_model
 
+from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.recipes import Recipe, Section
 from glr_assets.settings import Settings
 from glr_assets.source import Source
@@ -18,11 +19,14 @@ class Platform(dg.ConfigurableResource):
 
     source: str | None = Field(None, description="Root URL of the source bucket, in place of GLR_SOURCE")
     store: str | None = Field(None, description="Root URL of everything written, in place of GLR_STORE")
+    openimages: str | None = Field(None, description="Root URL of Open Images, in place of GLR_OPENIMAGES")
     recipe: str | None = Field(None, description="Recipe name or path, in place of GLR_RECIPE")
 
     def settings(self) -> Settings:
         """The settings of the environment with this resource's values in their place."""
-        return Settings.from_environment(source=self.source, store=self.store, recipe=self.recipe)
+        return Settings.from_environment(
+            source=self.source, store=self.store, openimages=self.openimages, recipe=self.recipe
+        )
 
     def open_store(self) -> Store:
         """The store."""
@@ -32,6 +36,10 @@ class Platform(dg.ConfigurableResource):
         """The source; the embedded sample is generated when it is first asked for."""
         return self.settings().open_source()
 
+    def open_openimages(self) -> OpenImagesRoot:
+        """The root of Open Images; the sample's is generated when it is first asked for."""
+        return self.settings().open_openimages()
+
     def load_recipe(self, overrides: dg.Config | None = None) -> Recipe:
         """The recipe, with the values given in the launchpad in their place."""
         recipe = self.settings().load_recipe()
@@ -40,6 +48,13 @@ class Platform(dg.ConfigurableResource):
         given = overrides.model_dump(exclude_none=True)
         seed = given.pop("seed", None)
         return recipe.overridden(given, seed)
+
+
+def platform_of(settings: Settings) -> Platform:
+    """The resource that gives what these settings name."""
+    return Platform(
+        source=settings.source, store=settings.store, openimages=settings.openimages, recipe=settings.recipe
+    )
 
 
 def launchpad(**sections: type[Section]) -> type[dg.Config]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from glr_assets.defs.column_lineage import column_lineage
 from glr_assets.receipts import Made
 from glr_assets.store import Store
 from glr_assets.tables import Table
@@ -43,6 +44,9 @@ def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> 
         metadata["dagster/row_count"] = rows
     if table is not None:
         metadata["dagster/column_schema"] = columns_of(table)
+    lineage = column_lineage(receipt.name.partition("/")[0])
+    if lineage is not None:
+        metadata["dagster/column_lineage"] = lineage
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
     # Of this run alone: seconds, bytes read and spared.

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.evaluation import comparison, report
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
+from glr_assets.manifests import MANIFESTS
 from glr_assets.recipes import Evaluation, Execution, Retrieval, Verification
 from glr_assets.retrieval import embeddings, index, local
 from glr_assets.retrieval import recognition_model as models
@@ -26,7 +27,6 @@ from glr_assets.retrieval.schemas import (
 from glr_assets.source.base import Split
 from glr_assets.training.versions import held_out_ids, open_embedder, open_untrained
 from glr_assets.verification import local_features
-from glr_assets.verification.manifests import MANIFESTS
 
 ExecutionConfig = launchpad(execution=Execution)
 RetrievalConfig = launchpad(retrieval=Retrieval)
@@ -54,6 +54,7 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
         platform: Platform,
     ) -> Iterator[dg.MaterializeResult]:
         store, execution = platform.open_store(), platform.load_recipe(config).execution
+        warn_without_gpu(context, execution)
         opened = embeddings.opened_once(lambda: open_embedder(store, execution))
         yield from each_shard(
             context, EMBEDDINGS, lambda shard: embeddings.make_embeddings(store, split, shard, opened)
@@ -67,16 +68,16 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
     group="retrieval",
     code_version=embeddings.CODE_VERSION,
     kinds={"numpy"},
-    deps=["test_embeddings", "recognition_solution"],
+    deps=["test_embeddings", "train_embeddings", "recognition_solution", "non_landmark_filter"],
 )
 def non_landmark_embeddings(
     config: RetrievalConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
-    """One row per test image known to show no landmark: what the penalties compare with."""
+    """One row per image known, or filtered, to show no landmark: what the penalties compare with."""
     source, store = platform.open_source(), platform.open_store()
-    usage = platform.load_recipe(config).retrieval.non_landmark_usage
-    return result_of(embeddings.make_non_landmark_embeddings(source, store, usage), NON_LANDMARK_EMBEDDINGS, store)
+    recipe = platform.load_recipe(config).retrieval
+    return result_of(embeddings.make_non_landmark_embeddings(source, store, recipe), NON_LANDMARK_EMBEDDINGS, store)
 
 
 @table_asset(
@@ -192,6 +193,7 @@ def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResul
     code_version=answers.CODE_VERSION,
     kinds={"csv", "faiss"},
     deps=["test_embeddings", "index_embeddings", "test_metadata", "index_metadata"],
+    example="glr score retrieval --submission data/submissions/retrieval_submission.csv --solution solution.csv",
 )
 def retrieval_submission(
     config: RetrievalConfig,  # type: ignore[valid-type]
@@ -222,6 +224,7 @@ def retrieval_submission(
         "train_embeddings",
         "test_embeddings",
     ],
+    example='json.load(open(f"{GLR_STORE}/reports/evaluation.json"))',
 )
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder and dhash neighbours."""

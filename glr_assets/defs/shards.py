@@ -12,6 +12,7 @@ import dagster as dg
 
 from glr_assets.defs.results import materialization, result_of
 from glr_assets.errors import GlrError
+from glr_assets.openimages.parts import part_keys
 from glr_assets.receipts import Made
 from glr_assets.recipes import Recipe
 from glr_assets.source import Source
@@ -27,6 +28,7 @@ SHARDS: Mapping[Split, dg.DynamicPartitionsDefinition] = {
 }
 BUCKETS = dg.DynamicPartitionsDefinition(name="class_buckets")
 GROUPS = dg.DynamicPartitionsDefinition(name="training_groups")
+OPENIMAGES_PARTS = dg.DynamicPartitionsDefinition(name="openimages_parts")
 #: 25 shards a run: launching a run costs about 2.5 s and a daemon tick 30 s, so 500 shards cost 20 launches
 #: instead of 500, and a failure or a lost machine costs one run of 25, not the whole backfill.
 SHARD_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=25)
@@ -47,14 +49,18 @@ def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, lis
 
 
 def counted_parts(recipe: Recipe) -> list[tuple[dg.DynamicPartitionsDefinition, list[str]]]:
-    """The partitions that a recipe counts, and their keys: class buckets and training groups."""
-    return [(BUCKETS, bucket_keys(recipe.verification.buckets)), (GROUPS, group_keys(recipe.groups))]
+    """The partitions that a recipe counts, and their keys: class buckets, training groups, parts of Open Images."""
+    return [
+        (BUCKETS, bucket_keys(recipe.verification.buckets)),
+        (GROUPS, group_keys(recipe.groups)),
+        (OPENIMAGES_PARTS, part_keys(recipe.openimages.parts)),
+    ]
 
 
 def sync_counted_parts(instance: dg.DagsterInstance, recipe: Recipe) -> dict[str, int]:
     """Register the partitions that a recipe counts, and none but these; returns how many there are of each.
 
-    In another number their keys mean other landmarks, so all go where one is wrong.
+    In another number their keys mean other landmarks or images, so all go where one is wrong.
     """
     for partitions, keys in counted_parts(recipe):
         name = str(partitions.name)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import observation, result_of
 from glr_assets.defs.shards import GROUP_BACKFILL, GROUPS, each_shard
 from glr_assets.evaluation.answers import scores_of_answers
+from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import Made
 from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
 from glr_assets.training import group_calibration, group_classifiers, groups, versions
 from glr_assets.training.kept import Sight
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
-from glr_assets.verification.manifests import MANIFESTS
 
 EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
 GroupsConfig = launchpad(groups=Groups, training=Training)
@@ -30,6 +30,7 @@ CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Exec
     deps=[*MANIFESTS, "image_catalog", "train_attribution"],
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
+    example="glr models",
 )
 def embedder(
     context: dg.AssetExecutionContext,
@@ -38,6 +39,7 @@ def embedder(
 ) -> dg.MaterializeResult:
     """One network, photograph to unit vector: a version's weights, TorchScript, ONNX, record, card and loss curve."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
+    warn_without_gpu(context, recipe.execution)
 
     def seen(sight: Sight) -> None:
         context.log_event(observation(context.asset_key, sight))
@@ -70,6 +72,7 @@ def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeRe
     backfill_policy=GROUP_BACKFILL,
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
+    example='torch.jit.load(f"{GLR_STORE}/models/group_classifiers/00/<version>/classifier.pt")',
 )
 def classifiers_of_groups(
     context: dg.AssetExecutionContext,
@@ -78,6 +81,7 @@ def classifiers_of_groups(
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per group: a version's TorchScript, ONNX, record, card and loss curve for its landmarks."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
+    warn_without_gpu(context, recipe.execution)
 
     def made(group: str) -> Made:
         def seen(sight: Sight) -> None:

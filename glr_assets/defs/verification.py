@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import BUCKETS, SHARD_BACKFILL, SHARDS, each_shard
@@ -21,6 +21,8 @@ from glr_assets.verification.schemas import (
 VerificationConfig = launchpad(verification=Verification, execution=Execution)
 #: What the recipe may clean.
 TO_CLEAN = ["train_manifest", "deduped_manifest", "image_catalog"]
+#: A bucket of landmarks has images in every shard. Left to itself Dagster would look for a shard of the bucket's key.
+ALL_FEATURES = dg.AssetDep("local_features", partition_mapping=dg.AllPartitionMapping())
 
 
 @table_asset(
@@ -42,6 +44,8 @@ def local_features_shards(
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per train shard: the local features of its images that are compared with others."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
+    if recipe.verification.extractor != "rootsift":  # the one that is no network
+        warn_without_gpu(context, recipe.execution)
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     yield from each_shard(
         context,
@@ -74,7 +78,7 @@ def verification_calibration(
     group="verification",
     code_version=verified_pairs.CODE_VERSION,
     kinds={"numba", "opencv"},
-    deps=["local_features", "verification_calibration", *TO_CLEAN],
+    deps=[ALL_FEATURES, "verification_calibration", *TO_CLEAN],
     partitions_def=BUCKETS,
     backfill_policy=SHARD_BACKFILL,
 )

@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+
 from glr_assets.evaluation.comparison import VERSIONS, evaluated_folder, write_scores
 from glr_assets.evaluation.confusion import embeddings_of, write_errors
 from glr_assets.evaluation.controls import dhash_neighbours, rootsift_votes, untrained_neighbours
@@ -21,6 +23,7 @@ from glr_assets.evaluation.score import (
 )
 from glr_assets.evaluation.steps import write_steps
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import LANDMARK_LABELS, RECOGNITION_SOLUTION, RETRIEVAL_SOLUTION
 from glr_assets.plots import Thumbnail, bars, gallery
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
@@ -30,7 +33,6 @@ from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets.verification.manifests import kept_images
 
 CODE_VERSION = "2"
 REPORT = "reports/evaluation.json"
@@ -137,7 +139,8 @@ def control_predictions(
     """The answers of each control to the queries that count."""
     manifest = kept_images(store, recipe.retrieval.manifest)
     query_ids = sorted(solution.landmarks)
-    non_landmark_ids = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id"])["id"].to_pylist()
+    gallery = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id", "split"])
+    non_landmark_ids = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
     return {
         "untrained embedder": untrained_neighbours(
             store, manifest, query_ids, non_landmark_ids, untrained, recipe.retrieval, recipe.seed

@@ -128,7 +128,7 @@ def make_export(
         kind: `tfrecord`, `webdataset` or `zip`; with a zip lies a `labels.json` for FiftyOne.
         recipe: order and size of the files.
         seed: of the order.
-        manifest: which set: a key of `verification.manifests.MANIFESTS`.
+        manifest: which set: a key of `manifests.MANIFESTS`.
         to: a folder or URL of its own; in the store's `exports/` where not given.
         progress: told of the work.
 

@@ -15,11 +15,11 @@ from glr_assets.errors import MissingInputError
 from glr_assets.exports.order import Rows
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_CATALOG
+from glr_assets.manifests import MANIFESTS, kept_images
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import need_receipts
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_parts
-from glr_assets.verification.manifests import MANIFESTS, kept_images
 
 #: What every package is made from, beside its manifest.
 BESIDE: Final = ("image_catalog", "train_attribution", "landmark_labels")
@@ -107,7 +107,7 @@ def manifest_inputs(store: Store, manifest: str) -> dict[str, str]:
 
     Args:
         store: the store.
-        manifest: a key of `verification.manifests.MANIFESTS`.
+        manifest: a key of `manifests.MANIFESTS`.
 
     Raises:
         MissingInputError: there is no such set, or one of them has not been made or is damaged.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
-from glr_assets.errors import SourceError
+from glr_assets.errors import DamagedSourceError, GlrError, SourceError, StoreError
 from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
 from glr_assets.images.members import image_id, name_problem
 from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
@@ -76,6 +77,7 @@ class _Shard:
     recipe: Images
     workers: int
     run: Run = field(default_factory=Run)
+    began: float = field(default_factory=time.monotonic)
 
 
 def ingest_shard(
@@ -104,15 +106,16 @@ def ingest_shard(
     Raises:
         SourceError: the shard is missing, cut, or three times not what its MD5 says; nothing is written.
     """
-    began = time.monotonic()
     job = _Shard(source, store, split, shard, selection, recipe, workers)
     name = f"{split}_images/{shard}"
+    digest = ""
     try:
         parameters = recipe.model_dump(exclude={"keep"}) | {"split": split, "shard": shard}
         digest = source.shard_digest(split, shard, require_md5=recipe.require_md5)
         receipt = find_receipt(store, name)
 
         def build(writer: Writer) -> Summary:
+            _tell(job, "begun", digest)
             left = find_earlier(store, split, shard, digest, parameters, CODE_VERSION)
             return _built(job, writer, left, retry_failed)
 
@@ -125,23 +128,40 @@ def ingest_shard(
             build=build,
             again=retry_failed and receipt is not None and bool(receipt.summary.get("failed")),
         )
-    except SourceError as error:
-        _tell(job, began, error=str(error))
+    except GlrError as error:
+        with suppress(StoreError):  # which may be what went wrong
+            _tell(job, "failed", digest, error=error)
         raise
     if made.reused:
         last = find_run(store, split, shard)
-        if last is not None and last.outcome == "failed":  # what stood in the way is gone, what was made still holds
-            _tell(job, began, summary=made.receipt.summary)
+        if last is not None and last.outcome != "ingested":  # what stood in the way is gone, what was made still holds
+            _tell(job, "ingested", digest, summary=made.receipt.summary)
         return made
-    return replace(made, run=_tell(job, began, summary=made.receipt.summary))
+    return replace(made, run=_tell(job, "ingested", digest, summary=made.receipt.summary))
 
 
-def _tell(job: _Shard, began: float, *, summary: Summary | None = None, error: str = "") -> Summary:
-    """Leave what the run did in the store, and give it as figures."""
+def _tell(
+    job: _Shard,
+    outcome: Literal["begun", "ingested", "failed"],
+    digest: str,
+    *,
+    summary: Summary | None = None,
+    error: GlrError | None = None,
+) -> Summary:
+    """Leave what the run does or did in the store, and give it as figures."""
+    failures = 0
+    if outcome != "ingested":
+        last = find_run(job.store, job.split, job.key)
+        failures = last.failures if last is not None and last.source == digest else 0
+        # That it had begun was counted as a failure already.
+        failures += not (outcome == "failed" and job.run.attempts)
     run = ShardRun(
-        outcome="failed" if error else "ingested",
-        error=error,
-        seconds=round(time.monotonic() - began, 3),
+        outcome=outcome,
+        error="" if error is None else str(error),
+        source=digest,
+        permanent=isinstance(error, DamagedSourceError),
+        failures=failures,
+        seconds=round(time.monotonic() - job.began, 3),
         attempts=job.run.attempts,
         read_bytes=job.run.read_bytes,
         spared_bytes=job.run.spared_bytes,

@@ -39,11 +39,11 @@ LARGE_PIXELS = 2**24
 #: Rows that are turned into RGB at a time: the whole image in RGB beside itself would be half a gigabyte.
 _STRIP = 256
 #: Multi-picture JPEGs (MPO) come with JPEG: Pillow has no opener of that name.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 #: A decoder goes over the whole image for each scan of a JPEG; encoders write a dozen.
-_MOST_SCANS = 100
+MOST_SCANS = 100
 #: What Pillow's decoders raise on damaged files, beside OSError and its own error for bombs.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -111,12 +111,12 @@ def downsize(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
     if data[:2] == JPEG_START:
         header = read_header(data)
         try:
-            if not header.has_scans or count_scans(data) <= _MOST_SCANS:
+            if not header.has_scans or count_scans(data) <= MOST_SCANS:
                 return _by_planes(data, header, recipe)
         except NoPlanesError as error:
-            told = f"; as a JPEG: {_in_a_line(error)}"  # Pillow takes other colour spaces and slight damage
-        if count_scans(data) > _MOST_SCANS:
-            return Refused(f"undecodable: a JPEG of more than {_MOST_SCANS} scans")
+            told = f"; as a JPEG: {in_a_line(error)}"  # Pillow takes other colour spaces and slight damage
+        if count_scans(data) > MOST_SCANS:
+            return Refused(f"undecodable: a JPEG of more than {MOST_SCANS} scans")
     return _by_pillow_or_why_not(data, recipe, told)
 
 
@@ -126,9 +126,9 @@ def _by_pillow_or_why_not(data: bytes | memoryview, recipe: Images, told: str) -
     except UnidentifiedImageError:
         return Refused(f"no image that can be opened: starts with {bytes(data[:8]).hex(' ')}{told}")
     except Image.DecompressionBombError as error:
-        return Refused(f"too large: {_in_a_line(error)}")
-    except _DECODER_ERRORS as error:
-        return Refused(f"undecodable: {_in_a_line(error)}{told}")
+        return Refused(f"too large: {in_a_line(error)}")
+    except DECODER_ERRORS as error:
+        return Refused(f"undecodable: {in_a_line(error)}{told}")
 
 
 def _too_large(width: int, height: int, recipe: Images) -> Refused | None:
@@ -137,7 +137,8 @@ def _too_large(width: int, height: int, recipe: Images) -> Refused | None:
     return None
 
 
-def _alone_if_large(pixels: int) -> AbstractContextManager[object]:
+def alone_if_large(pixels: int) -> AbstractContextManager[object]:
+    """Held while an image of so many pixels is decoded: of large ones one at a time."""
     return _large if pixels > LARGE_PIXELS else nullcontext()
 
 
@@ -178,7 +179,7 @@ def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> 
     kept = target == size and turn == 1 and not header.has_more
     image_format = "MPO" if header.has_more else "JPEG"
     # Of several scans the decoder holds all coefficients, whatever it is to make of them.
-    with _alone_if_large(size[0] * size[1] // (1 if header.has_scans else reduction**2)):
+    with alone_if_large(size[0] * size[1] // (1 if header.has_scans else reduction**2)):
         if kept:
             luma = decode_planes(data).luma
         else:
@@ -246,8 +247,8 @@ def _told_orientation(data: bytes | memoryview) -> int:
     """The orientation that a JPEG's EXIF or XMP tells, 1 to 8; 1 where it tells none or is damaged."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            turn = _orientation(image)
-    except (*_DECODER_ERRORS, Image.DecompressionBombError):
+            turn = orientation(image)
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return 1
     return turn
 
@@ -255,15 +256,15 @@ def _told_orientation(data: bytes | memoryview) -> int:
 def _by_pillow(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
     import numpy as np
 
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         size = image.size
         refused = _too_large(*size, recipe)
         if refused is not None:
             return refused
-        with _alone_if_large(size[0] * size[1]):
+        with alone_if_large(size[0] * size[1]):
             image.load()
             size = image.size
-            image_format, turn = str(image.format), _orientation(image)
+            image_format, turn = str(image.format), orientation(image)
             upright = (size[1], size[0]) if turn in _TRANSPOSED else size
             target = _target(upright, recipe.min_side)
             refused = _too_long(size, target)
@@ -285,7 +286,7 @@ def _shrunk_rgb(image: Image.Image, target: tuple[int, int], turn: int) -> Image
 
     width, height = image.size
     strips = (
-        [np.asarray(band) for band in _as_rgb(image.crop((0, top, width, min(top + _STRIP, height)))).split()]
+        [np.asarray(band) for band in as_rgb(image.crop((0, top, width, min(top + _STRIP, height)))).split()]
         for top in range(0, height, _STRIP)
     )
     bands = resampled_strips(strips, *_axes((height, width), (width, height), target, turn))
@@ -300,16 +301,16 @@ def _encoded(pixels: Image.Image, recipe: Images) -> bytes:
     return file.getvalue()
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The orientation that EXIF or XMP tells, 1 to 8; 1, upright, where that block is damaged: the pixels are not."""
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return 1
     return int(turn) if turn in range(1, 9) else 1
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, transparent parts over white, 16-bit greys scaled to 8 bits."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
@@ -319,5 +320,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 120 characters."""
     return " ".join(str(error).split())[:120] or type(error).__name__

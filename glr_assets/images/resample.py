@@ -43,6 +43,7 @@ class Axis:
             lies partly beyond the image.
         mirrored: from the last to the first; the image's extent is then `extent`.
         extent: samples the image covers, which may end within the last one.
+        offset: where what is wanted begins, in given samples from the first one's edge; 0 where that is mirrored.
     """
 
     given: int
@@ -50,6 +51,7 @@ class Axis:
     scale: float
     mirrored: bool = False
     extent: float = 0.0
+    offset: float = 0.0
 
 
 def resampled(plane: Plane, across: Axis, down: Axis) -> Plane:
@@ -102,15 +104,15 @@ def _weights(axis: Axis) -> _Weights:
 
 
 def _made_weights(axis: Axis) -> _Weights:
-    made: _Weights = _lanczos(axis.given, axis.wanted, axis.scale, axis.mirrored, axis.extent)
+    made: _Weights = _lanczos(axis.given, axis.wanted, axis.scale, axis.mirrored, axis.extent, axis.offset)
     return made
 
 
 _kept_weights = functools.lru_cache(_KEPT_AXES)(_made_weights)
 
 
-@numba.njit("Tuple((i4[:,::1], i4[::1], i4[::1]))(i8, i8, f8, b1, f8)", nogil=True)
-def _lanczos(given, wanted, scale, mirrored, extent):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
+@numba.njit("Tuple((i4[:,::1], i4[::1], i4[::1]))(i8, i8, f8, b1, f8, f8)", nogil=True)
+def _lanczos(given, wanted, scale, mirrored, extent, offset):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
     stretch = max(scale, 1.0)
     support = _LOBES * stretch
     taps = math.ceil(support) * 2 + 1
@@ -119,7 +121,7 @@ def _lanczos(given, wanted, scale, mirrored, extent):  # type: ignore[no-untyped
     count = np.zeros(wanted, np.int32)
     row = np.zeros(taps, np.float64)
     for i in range(wanted):
-        centre = (i + 0.5) * scale
+        centre = offset + (i + 0.5) * scale
         if mirrored:
             centre = extent - centre
         low = max(int(centre - support + 0.5), 0)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glr_assets.errors import MissingInputError
-from glr_assets.images.catalog import Reconciled, receipt_name, reconcile
-from glr_assets.images.shard_runs import find_run
+from glr_assets.images.catalog import REQUESTS, Reconciled, receipt_name, reconcile
+from glr_assets.images.shard_runs import ShardRun, find_run
+from glr_assets.ranges import ordered
 from glr_assets.receipts import Receipt, need_receipt
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
+
+#: Runs in a row that may fail for a passing reason before a shard is left to people: with one a night, a line that was
+#: bad for a working week.
+MAX_FAILURES = 5
+UNFINISHED = "its last run was killed or cancelled before it ended"
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,16 @@ class SplitState:
 
     Attributes:
         reconciled: its shards by their receipts, and their members.
-        failed: shards whose last run failed, or whose files are gone or cut, with the reason. What an earlier run
-            left of one may still be there.
+        failed: shards whose last run failed or was broken off, or whose files are gone or cut, with the reason. What
+            an earlier run left of one may still be there.
         untried: shards that were never begun.
+        runs: the last run of each shard that failed, where it is told of.
     """
 
     reconciled: Reconciled
     failed: Mapping[str, str]
     untried: tuple[str, ...]
+    runs: Mapping[str, ShardRun] = field(default_factory=dict)
 
     @property
     def with_failed_images(self) -> list[str]:
@@ -39,23 +47,44 @@ class SplitState:
         """Shards that failed, and those with failed members, sorted."""
         return sorted([*self.failed, *self.with_failed_images])
 
+    @property
+    def passing(self) -> list[str]:
+        """Failed shards that may do better by themselves: nothing is wrong at the source, and they had few tries."""
+        return [shard for shard in sorted(self.failed) if not self.is_permanent(shard) and not self.is_given_up(shard)]
+
+    def is_permanent(self, shard: str) -> bool:
+        """Whether a shard failed by what the source holds, which trying again does not change."""
+        return shard in self.runs and self.runs[shard].permanent
+
+    def is_given_up(self, shard: str) -> bool:
+        """Whether a shard failed so often that no run is asked for any more by itself."""
+        return shard in self.runs and self.runs[shard].failures >= MAX_FAILURES
+
 
 def split_state(source: Source, store: Store, split: Split) -> SplitState:
     """What became of each shard that the source has of a split."""
     shards = source.shards(split)
+
+    def told(shard: str) -> tuple[Receipt | str, ShardRun | None]:
+        run = find_run(store, split, shard)
+        try:
+            return need_receipt(store, receipt_name(split, shard)), run
+        except MissingInputError as error:
+            return str(error), run
+
     receipts: dict[str, Receipt] = {}
     failed: dict[str, str] = {}
+    runs: dict[str, ShardRun] = {}
     untried = []
-    for shard in shards:
-        name, run = receipt_name(split, shard), find_run(store, split, shard)
-        try:
-            receipts[name] = need_receipt(store, name)
-        except MissingInputError as error:
-            if run is None:
-                untried.append(shard)
-            else:
-                failed[shard] = run.error or str(error)
-            continue
-        if run is not None and run.outcome == "failed":
-            failed[shard] = run.error
-    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried))
+    for shard, (receipt, run) in zip(shards, ordered(told, shards, workers=REQUESTS), strict=True):
+        if isinstance(receipt, Receipt):
+            receipts[receipt.name] = receipt
+            if run is not None and run.outcome == "failed":
+                failed[shard] = run.error
+        elif run is None:
+            untried.append(shard)
+        else:
+            failed[shard] = run.error or (UNFINISHED if run.outcome == "begun" else receipt)
+        if run is not None and shard in failed:
+            runs[shard] = run
+    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried), runs)

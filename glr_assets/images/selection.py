@@ -39,28 +39,31 @@ class Selection:
         return None if self.landmark_ids is None else int(self.landmark_ids[row])
 
 
+def selection_tables(split: Split, recipe: Images) -> tuple[str, ...]:
+    """The assets that `selection_for` reads: what a shard's images are decided by besides its bytes."""
+    if split != "train":
+        return (f"{split}_metadata",)
+    return ("train_metadata",) if recipe.keep == "all" else ("train_metadata", "competition_train", "fill_plan")
+
+
 def selection_for(store: Store, split: Split, recipe: Images) -> Selection:
     """What the recipe wants of a split: of train the competition's set and the fill plan, or all; else all.
 
     Raises:
         MissingInputError: a table it needs has not been made.
     """
+    digests = need_receipts(store, *selection_tables(split, recipe))
     if split != "train":
-        table, asset = {
-            "index": (INDEX_METADATA, "index_metadata"),
-            "test": (TEST_METADATA, "test_metadata"),
-        }[split]
-        ids, _ = _sorted(store, table, [])
-        return Selection(ids, None, np.ones(len(ids), bool), need_receipts(store, asset))
+        ids, _ = _sorted(store, {"index": INDEX_METADATA, "test": TEST_METADATA}[split], [])
+        return Selection(ids, None, np.ones(len(ids), bool), digests)
     ids, columns = _sorted(store, TRAIN_METADATA, ["landmark_id"])
     if recipe.keep == "all":
-        return Selection(ids, columns[0], np.ones(len(ids), bool), need_receipts(store, "train_metadata"))
+        return Selection(ids, columns[0], np.ones(len(ids), bool), digests)
     wanted = np.zeros(len(ids), bool)
     for asked in (COMPETITION_TRAIN, FILL_PLAN):
         for part in read_parts(store, asked, ["id"]):
             rows = places(fixed_width(part["id"]), ids)
             wanted[rows[rows >= 0]] = True
-    digests = need_receipts(store, "train_metadata", "competition_train", "fill_plan")
     return Selection(ids, columns[0], wanted, digests)
 
 

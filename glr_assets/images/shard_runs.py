@@ -18,8 +18,11 @@ class ShardRun(BaseModel):
     """One run over one shard.
 
     Attributes:
-        outcome: `ingested`, or `failed` with nothing written.
+        outcome: `begun`, and so it stays where the run was killed; `ingested`; or `failed` with nothing written.
         error: why it failed.
+        source: what identified the shard's content (`Source.shard_digest`); empty where that could not be known.
+        permanent: that the source must be mended: to try the same content again is of no use.
+        failures: runs in a row over this content, this one included, that did not end well.
         seconds: from its beginning to its end.
         attempts: how often the shard was begun.
         read_bytes: of members, read of the source in the last attempt.
@@ -31,8 +34,11 @@ class ShardRun(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    outcome: Literal["ingested", "failed"]
+    outcome: Literal["begun", "ingested", "failed"]
     error: str
+    source: str
+    permanent: bool
+    failures: int
     seconds: float
     attempts: int
     read_bytes: int
@@ -44,7 +50,9 @@ class ShardRun(BaseModel):
     def figures(self) -> Summary:
         """The figures of the run alone, for the UI."""
         rate = round(self.decoded / self.seconds, 1) if self.seconds else 0.0
-        return self.model_dump(exclude={"outcome", "error", "members"}) | {"images_per_second": rate}
+        return self.model_dump(exclude={"outcome", "error", "source", "permanent", "failures", "members"}) | {
+            "images_per_second": rate
+        }
 
 
 def run_path(split: Split, shard: str) -> str:

@@ -27,6 +27,7 @@ from glr_assets.metadata.schemas import (
     TRAIN_ATTRIBUTION,
     TRAIN_METADATA,
 )
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipts
@@ -44,7 +45,7 @@ from glr_assets.tables import (
 )
 from glr_assets.verification.schemas import CLEANED_MANIFEST
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 INPUTS = (
     "train_metadata",
     "train_attribution",
@@ -58,7 +59,10 @@ INPUTS = (
     "train_manifest",
 )
 #: What a team may leave out: its decisions are told where it has been made.
-OPTIONAL = ("cleaned_manifest",)
+OPTIONAL: Mapping[str, Table] = {
+    "cleaned_manifest": CLEANED_MANIFEST,
+    "non_landmark_filter": NON_LANDMARK_FILTER,
+}
 #: Ids that are in memory together with their decisions, some 300 bytes each.
 PIECE = ROWS_A_GROUP
 VERSION_DIGITS = 12
@@ -156,19 +160,28 @@ def _decided(store: Store) -> dict[str, _Side]:
     extra = read_table(store, TRAIN_EXTRA)
     extra = extra.select([name for name in deduped.schema.names if name in extra.schema.names])
     train = read_table(store, TRAIN_MANIFEST, ["id"])
-    columns = ["id", "decision", "reason", "partner"]
-    cleaned = read_table(store, CLEANED_MANIFEST, columns) if find_receipt(store, *OPTIONAL) else None
+    sides = {
+        name: _Side.of(_decisions_of(store, table), ["decision"])
+        for name, table in OPTIONAL.items()
+        if find_receipt(store, name) is not None
+    }
     # Of the largest table a row group at a time has its strings in memory.
     columns = ["id", "author", "license"]
     nothing = pa.schema([TRAIN_ATTRIBUTION.schema.field(name).with_nullable(True) for name in columns]).empty_table()
     attribution = chain([nothing], read_parts(store, TRAIN_ATTRIBUTION, columns))
-    sides = {} if cleaned is None else {"cleaned": _Side.of(cleaned, ["decision"])}
     return sides | {
         "planned": _Side.of(pa.concat_tables([competition.append_column("planned", words), plan]), ["planned"]),
         "decided": _Side.of(pa.concat_tables([deduped, extra], promote_options="default"), ["decision"]),
         "attribution": _Side.of_parts(attribution, columns[1:]),
         "train": _Side.of(train.append_column("in_train", pa.repeat(pa.scalar(True), train.num_rows))),
     }
+
+
+def _decisions_of(store: Store, table: Table) -> pa.Table:
+    """`id, decision, reason, partner` of a manifest; partners are absent where it names none."""
+    named = {column.name for column in table.columns}
+    rows = read_table(store, table, [name for name in ("id", "decision", "reason", "partner") if name in named])
+    return rows if "partner" in named else rows.append_column("partner", pa.nulls(rows.num_rows, pa.string()))
 
 
 def _piece(
@@ -193,14 +206,14 @@ def _piece(
     planned = column("planned", "planned", string)
     decided = {name: column("decided", name, string) for name in ("decision", "reason", "partner")}
     distance = column("decided", "distance", pa.int32())
-    cleaned = {name: column("cleaned", name, string) for name in decided}
+    later = {asset: {name: column(asset, name, string) for name in decided} for asset in OPTIONAL}
     landmark = listed.rows(ids)["landmark_id"] if split == "train" else pa.nulls(count, pa.int64())
     decisions = _in_order(
         [
             _planned(planned, versions),
             _ingested(split, fate["shard"], status, reason, of_shard),
             _curated(planned, decided, distance, versions),
-            _cleaned(cleaned, versions),
+            *(_later(asset, of_asset, versions) for asset, of_asset in later.items()),
         ]
     )
     columns = {
@@ -219,7 +232,8 @@ def _piece(
         "author": column("attribution", "author", string),
         "license": column("attribution", "license", string),
         "in_train": pc.fill_null(column("train", "in_train", pa.bool_()), False),
-        "in_cleaned": pc.fill_null(pc.equal(cleaned["decision"], "kept"), False),
+        "in_cleaned": pc.fill_null(pc.equal(later["cleaned_manifest"]["decision"], "kept"), False),
+        "in_filtered": pc.fill_null(pc.equal(later["non_landmark_filter"]["decision"], "kept"), False),
     }
     return pa.table(columns).select(IMAGE_LEDGER.schema.names)
 
@@ -297,8 +311,7 @@ def _curated(
     )
 
 
-def _cleaned(decided: Mapping[str, pa.ChunkedArray], versions: Mapping[str | None, str | None]) -> _Decided:
-    asset = OPTIONAL[0]
+def _later(asset: str, decided: Mapping[str, pa.ChunkedArray], versions: Mapping[str | None, str | None]) -> _Decided:
     rows = np.flatnonzero(decided["decision"].is_valid().to_numpy(zero_copy_only=False))
     told = {name: values.take(pa.array(rows)) for name, values in decided.items()}
     same = {"asset": asset, "version": versions[asset]}

@@ -37,6 +37,7 @@ IMAGE_LEDGER = Table(
         Column("license", pa.string(), "Licence it may be used under, where that is published", nullable=True),
         Column("in_train", pa.bool_(), "Whether it is in train_manifest"),
         Column("in_cleaned", pa.bool_(), "Whether cleaned_manifest, where it has been made, keeps it"),
+        Column("in_filtered", pa.bool_(), "Whether non_landmark_filter, where it has been made, keeps it"),
     ),
     ("split", "id"),
 )

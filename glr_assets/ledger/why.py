@@ -116,6 +116,8 @@ def _sets(row: dict[str, Any]) -> list[str]:
         found.append("train_manifest")
     if row["in_cleaned"]:
         found.append("cleaned_manifest")
+    if row["in_filtered"]:
+        found.append("non_landmark_filter")
     if row["split"] != "train" and row["status"] == "stored":
         found.append(f"{row['split']}_images")
     return found

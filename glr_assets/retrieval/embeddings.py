@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipt, need_receipts
+from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.schemas import EMBEDDINGS, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.scoring import Gallery
 from glr_assets.source import Source
@@ -22,7 +24,7 @@ from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 Floats = npt.NDArray[np.float32]
 #: Turns encoded images into float32 [n, D], L2-normalised, in their order.
 Embed = Callable[[Iterable[bytes]], Floats]
@@ -179,41 +181,75 @@ def read_embeddings(store: Store, names: Iterable[str], ids: Iterable[str]) -> V
     return from_table(joined.take(rows.aggregate([("row", "min")])["row_min"]))
 
 
-def make_non_landmark_embeddings(source: Source, store: Store, usage: Sequence[str]) -> Made:
-    """`non_landmark_embeddings`: the vectors of test images known to show no landmark, of these Usages.
+def make_non_landmark_embeddings(source: Source, store: Store, recipe: Retrieval) -> Made:
+    """`non_landmark_embeddings`: the vectors of test images known to show no landmark, of the recipe's Usages.
 
-    Of images of the same stored bytes the one of the smallest id is taken: who is one of them shall meet none.
+    With `filtered_gallery` the train images that `non_landmark_filter` dropped with the highest scores are among them.
+    Of images of the same stored bytes the one of the smallest id is taken, of the test set before the train set: who
+    is one of them shall meet none.
+
+    Raises:
+        MissingInputError: embeddings, solution or the filter have not been made.
     """
     shards = embedded_shards(source, store, "test")
+    inputs = shards | need_receipts(store, "recognition_solution")
+    of_train: dict[str, str] = {}
+    if recipe.filtered_gallery:
+        of_train = embedded_shards(source, store, "train")
+        inputs |= of_train | need_receipts(store, "non_landmark_filter")
 
     def build(writer: Writer) -> Summary:
         solution = read_table(store, RECOGNITION_SOLUTION)
         none = pc.equal(pc.list_value_length(solution["landmark_ids"]), 0)
-        chosen = solution.filter(pc.and_(none, pc.is_in(solution["usage"], pa.array(list(usage), pa.string()))))
-        found = read_embeddings(store, shards, chosen["id"].to_pylist())
-        different = found.rows(first_of_bytes(found))
-        writer.table(NON_LANDMARK_EMBEDDINGS, as_table(different))
-        return {"rows": len(different), "listed": chosen.num_rows, "twins": len(found) - len(different)}
+        usage = pa.array(list(recipe.non_landmark_usage), pa.string())
+        chosen = solution.filter(pc.and_(none, pc.is_in(solution["usage"], usage)))
+        known = read_embeddings(store, shards, chosen["id"].to_pylist())
+        surest = surest_filtered(store, recipe.filtered_gallery) if of_train else []
+        filtered = read_embeddings(store, of_train, surest)
+        parts = [
+            as_table(found).append_column("split", pa.repeat(pa.scalar(split), len(found)))
+            for split, found in (("test", known), ("train", filtered))
+            if len(found)
+        ]
+        rows = [part for part in parts if part.num_rows] or [NON_LANDMARK_EMBEDDINGS.empty()]
+        joined = pa.concat_tables([part.select(NON_LANDMARK_EMBEDDINGS.schema.names) for part in rows])
+        different = joined.take(pa.array(first_of_bytes(joined), pa.int64())).sort_by("id")
+        writer.table(NON_LANDMARK_EMBEDDINGS, different.combine_chunks())
+        return {
+            "rows": different.num_rows,
+            "listed": chosen.num_rows,
+            "filtered": len(filtered),
+            "twins": joined.num_rows - different.num_rows,
+        }
 
-    inputs = shards | need_receipts(store, "recognition_solution")
     return make(
         store,
         "non_landmark_embeddings",
         inputs=inputs,
-        parameters={"usage": list(usage)},
+        parameters={"usage": list(recipe.non_landmark_usage), "filtered_gallery": recipe.filtered_gallery},
         code_version=CODE_VERSION,
         build=build,
     )
 
 
-def first_of_bytes(images: Vectors) -> list[int]:
-    """The rows of images that are the first of their bytes; all, where these are not known."""
-    seen: set[int] = set()
+def surest_filtered(store: Store, most: int) -> list[str]:
+    """The train images that `non_landmark_filter` dropped with the highest scores, ties by id."""
+    rows = read_table(store, NON_LANDMARK_FILTER, ["id", "decision", "score"])
+    rows = rows.filter(pc.equal(rows["decision"], "dropped"))
+    ids: list[str] = rows.sort_by([("score", "descending"), ("id", "ascending")])["id"].slice(0, most).to_pylist()
+    return ids
+
+
+def first_of_bytes(images: pa.Table) -> list[int]:
+    """Rows of `id, stored_xxh3` that are the first of their id and of their bytes; unknown bytes are like none."""
+    seen: set[object] = set()
     rows = []
-    for row, digest in enumerate([0] * len(images) if images.digests is None else images.digests.tolist()):
-        if not digest or digest not in seen:
+    for row, (image_id, digest) in enumerate(
+        zip(images["id"].to_pylist(), images["stored_xxh3"].to_pylist(), strict=True)
+    ):
+        if image_id not in seen and (digest is None or digest not in seen):
             rows.append(row)
-            seen.add(digest)
+            seen |= {image_id} if digest is None else {image_id, digest}
     return rows
 
 

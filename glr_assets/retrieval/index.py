@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import MissingInputError
+from glr_assets.manifests import kept_images
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import (
@@ -31,7 +32,6 @@ from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
-from glr_assets.verification.manifests import kept_images
 
 CODE_VERSION = "2"
 #: An approximate index is measured by how many of so many nearest it finds, for so many images.

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from glr_assets.curation.fates import fates
 from glr_assets.errors import MissingInputError, StoreError
 from glr_assets.images.dataset import decoded as decoded_image
+from glr_assets.manifests import kept_images
 from glr_assets.ranges import RANGES_AHEAD, Place, in_batches, ordered, read_ranges
 from glr_assets.receipts import Made
 from glr_assets.recipes import Execution, Recipe, Verification
@@ -33,7 +34,6 @@ from glr_assets.verification.extractors.base import Extractor
 from glr_assets.verification.feature_reader import need_one_extractor, opened
 from glr_assets.verification.features import decoded, encoded
 from glr_assets.verification.local_features import Wanted, make_local_features
-from glr_assets.verification.manifests import kept_images
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.schemas import COMPARED_FEATURES, FeatureSet
 

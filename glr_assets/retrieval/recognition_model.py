@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.plots import reliability
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
@@ -19,15 +21,14 @@ from glr_assets.retrieval.embeddings import Vectors, embedded_shards, read_embed
 from glr_assets.retrieval.index import open_index
 from glr_assets.retrieval.local import Comparer, StoredFeatures, extracted
 from glr_assets.retrieval.model import RecognitionModel, fit_model, fit_neighbours
-from glr_assets.retrieval.schemas import MODEL_FILE, RECOGNITION_SAMPLES
+from glr_assets.retrieval.schemas import MODEL_FILE, NON_LANDMARK_EMBEDDINGS, RECOGNITION_SAMPLES
 from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import fixed_width
+from glr_assets.tables import fixed_width, read_table
 from glr_assets.training.group_map import expected_calibration_error
 from glr_assets.verification.extractors import open_extractor
-from glr_assets.verification.manifests import kept_images
 from glr_assets.verification.matching import Prepared
 
 CODE_VERSION = "1"
@@ -250,7 +251,10 @@ def gathered(
     kept = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(kept["id"].to_pylist(), kept["landmark_id"].to_pylist(), strict=True))
     held_out = read_embeddings(store, train, landmark_of.keys() & set(drawn_samples(held_out_ids, recipe)))
-    others = witness.non_landmarks.images
+    gallery = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id", "split"])
+    # Whether a filtered image shows no landmark is not known, but thought.
+    known = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
+    others = witness.non_landmarks.images.of(known)
     photographs: dict[Split, Photographs | None] = {"train": None, "test": None}
     if witness.comparer is not None:
         more = (recipe.verification, recipe.execution)

@@ -18,8 +18,8 @@ EMBEDDINGS = Table(
 )
 NON_LANDMARK_EMBEDDINGS = Table(
     "embeddings/non_landmark_embeddings.parquet",
-    "one row per test image known to show no landmark, of the recipe's Usage; of the same bytes one alone",
-    (_ID, _VECTOR, _DIGEST),
+    "one row per image of no landmark: test images known to be, of the recipe's Usage, and filtered train images",
+    (_ID, Column("split", pa.string(), "test, or train of one that was filtered"), _VECTOR, _DIGEST),
     ("id",),
 )
 FAISS_INDEX = Table(

@@ -75,6 +75,15 @@ class Source(Protocol):
             SourceError: there is no such shard, or no MD5 of it is published and one is required.
         """
 
+    def shard_stamps(self, split: Split) -> dict[str, str]:
+        """Each shard of a split with what listings alone tell of it and of its MD5 file: ETag or time, and size.
+
+        Another stamp may be other content; that the content is the same where the stamp is holds as far as times do.
+        """
+
+    def table_stamps(self) -> dict[TableName, str]:
+        """The CSVs that are there, each with what a look at it tells of its content without reading it."""
+
     def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
         """The members of a shard in its order. Only when the last has been taken is the shard known to be whole.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import IO, Any, cast
 
-from glr_assets.errors import SourceError, StoreError
+from glr_assets.errors import DamagedSourceError, SourceError, StoreError
 from glr_assets.ranges import DEFAULT_RETRY, Place, Retry, read_ranges, stream
 from glr_assets.source import layout
 from glr_assets.source.base import Member, Split, TableName
@@ -88,6 +89,25 @@ class BucketSource:
             matches = [_SHARD_FILE.fullmatch(name) for name in self.files.names(split)]
         return sorted(match.group(1) for match in matches if match)
 
+    def shard_stamps(self, split: Split) -> dict[str, str]:
+        """ETag (or time) and size of each TAR and of the file with its MD5, of two listings."""
+        with _as_source_error():
+            tars, sums = self.files.stamps(split), self.files.stamps(posixpath.dirname(layout.md5_path(split, "")))
+        matches = [_SHARD_FILE.fullmatch(name) for name in sorted(tars)]
+        return {
+            match[1]: f"{tars[match[0]]} {sums.get(posixpath.basename(layout.md5_path(split, match[1])), 'no md5')}"
+            for match in matches
+            if match
+        }
+
+    def table_stamps(self) -> dict[TableName, str]:
+        """ETag (or time) and size of each CSV."""
+        with _as_source_error():
+            folders = {posixpath.dirname(path) for path in layout.TABLE_PATHS.values()}
+            found = {folder: self.files.stamps(folder) for folder in sorted(folders)}
+        places = {name: posixpath.split(path) for name, path in layout.TABLE_PATHS.items()}
+        return {name: found[folder][file] for name, (folder, file) in places.items() if file in found[folder]}
+
     def shard_digest(self, split: Split, shard: str, *, require_md5: bool) -> str:
         """The shard's MD5, published or corrected; ETag (or time) and size where none is published nor required."""
         expected = self._expected_md5(split, shard, require_md5=require_md5)
@@ -118,14 +138,14 @@ class BucketSource:
             try:
                 yield from walk(passing, path, max_member_bytes=max_member_bytes, end_mark=expected is None)
             except DamagedTarError as error:
-                raise SourceError(
+                raise DamagedSourceError(
                     f"{self.files.full_url(path)}: not a whole TAR: {error}; "
                     "the file is cut or damaged at the source or on its way"
                 ) from error
             for _ in passing:
                 pass  # what stands after the end mark is hashed too
         if expected is not None and md5.hexdigest() != expected:
-            raise SourceError(
+            raise DamagedSourceError(
                 f"{self.files.full_url(path)}: MD5 is {md5.hexdigest()}, expected {expected} by "
                 f"{layout.md5_path(split, shard)} (or its correction in {FILE}); download it again or mend the bucket"
             )
@@ -143,7 +163,7 @@ class BucketSource:
                 return self.files.info(path)
         except FileNotFoundError:
             known = self.shards(split)
-            raise SourceError(
+            raise DamagedSourceError(
                 f"{self.files.full_url(path)} is missing: the source has {len(known)} {split} shards"
                 + (f", {known[0]} to {known[-1]}; choose one of these" if known else "; check GLR_SOURCE")
             ) from None
@@ -156,13 +176,13 @@ class BucketSource:
                 text = self.files.head(path, _MD5_FILE_BYTES).decode("ascii", errors="replace").split()
         except FileNotFoundError:
             if require_md5:
-                raise SourceError(
+                raise DamagedSourceError(
                     f"{self.files.full_url(path)} is missing: the shard cannot be verified; publish it, "
                     "or set [images] require_md5 = false in the recipe"
                 ) from None
             return None
         if not text or not _MD5.fullmatch(text[0].lower()):
-            raise SourceError(
+            raise DamagedSourceError(
                 f"{self.files.full_url(path)}: expected `<md5>  images_{shard}.tar`, found {' '.join(text)[:60]!r}; "
                 "mend the file at the source"
             )

@@ -30,6 +30,8 @@ from glr_assets.source.layout import SPLITS, Usage
 from glr_assets.store import Store
 
 ORIGIN = "bucket.json"
+BESIDE = "openimages"
+"""A folder of Open Images may lie in a bucket, as in the sample; nothing else may be there before."""
 LANDMARK_IDS = 203_094
 """Landmark ids lie below this, the landmarks of GLDv2; a bucket of more than a tenth goes higher."""
 MAX_SHARDS = 1000
@@ -109,7 +111,7 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
         found = sorted(entry.rstrip("/").rpartition("/")[2] for entry in store.fs.ls(store.root, detail=False))
     except FileNotFoundError:
         return
-    found = [name for name in found if not name.startswith(".")]
+    found = [name for name in found if not name.startswith(".") and name != BESIDE]
     if found:
         raise SourceError(
             f"{store.url}: not empty (it holds {found[0]}) and not a bucket written by glr; choose an empty place"

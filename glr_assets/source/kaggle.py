@@ -77,6 +77,23 @@ class KaggleSource:
             listing.append((name, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr(listing).encode()).hexdigest()
 
+    def shard_stamps(self, split: Split) -> dict[str, str]:
+        """Times of the folders of each shard: what is added or removed shows, a file rewritten in place does not."""
+        pairs, loose = self._divided(split)
+        stamps = {key: _folder_times([top]) for key, top in sorted(pairs.items())}
+        if any(True for path in loose for _ in _files(path)):
+            stamps[LOOSE] = _folder_times(loose)
+        return stamps
+
+    def table_stamps(self) -> dict[TableName, str]:
+        """Time and size of each CSV."""
+        stamps: dict[TableName, str] = {}
+        for name in _TABLE_FILES:
+            path = Path(self.table_url(name))
+            if path.is_file():
+                stamps[name] = f"{path.stat().st_mtime_ns}:{path.stat().st_size}"
+        return stamps
+
     def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
         """The shard's files, sorted by name, read ahead; links are named, not followed."""
 
@@ -250,6 +267,16 @@ def _files(top: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(top, onerror=refuse, followlinks=False):
         yield from (Path(folder) / name for name in names)
         yield from (path for name in folders if (path := Path(folder) / name).is_symlink())
+
+
+def _folder_times(tops: Iterable[Path]) -> str:
+    """SHA-256 over the folders at and below `tops` with their times, and of the entries among `tops` that are none."""
+    times: list[tuple[str, int]] = []
+    for top in tops:
+        times.append((top.name, top.lstat().st_mtime_ns))
+        for folder, folders, _ in os.walk(top, followlinks=False):
+            times += [(name, (Path(folder) / name).lstat().st_mtime_ns) for name in folders]
+    return hashlib.sha256(repr(sorted(times)).encode()).hexdigest()
 
 
 def _unlisted(error: OSError) -> SourceError:

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: TID253
 
 from glr_assets.errors import ClassifierError, MissingInputError
 from glr_assets.receipts import Writer
-from glr_assets.recipes import Execution, Groups
+from glr_assets.recipes import Classifying, Execution
 from glr_assets.seeded import derived_seed
 from glr_assets.store import Store
 from glr_assets.training.backbones import BACKBONES, pooled, pretrained_backbone, widths
@@ -95,8 +95,10 @@ class FittedClassifier:
 def fit_classifier(
     training: TrainingSet,
     validation: TrainingSet | None,
-    recipe: Groups,
+    recipe: Classifying,
     *,
+    section: str = "groups",
+    classes: int = 0,
     outsiders: tuple[str, ...] = (),
     seed: int,
     device: Device = "auto",
@@ -108,10 +110,14 @@ def fit_classifier(
 ) -> FittedClassifier:
     """Train a classifier of the landmarks of `training`, the class numbers in the order of their ids.
 
+    With `classes` those ids are class numbers themselves, and a class of which there is no photograph has its place.
+
     Args:
         training: photographs of the group that train.
         validation: held-out photographs of the same landmarks, watched alone; None or empty where there are none.
-        recipe: `[groups]`.
+        recipe: how it learns.
+        section: the recipe's section that says so.
+        classes: how many there are, where ids are class numbers; 0 where they are landmarks'.
         outsiders: ids, read as `training`'s are, of photographs of none of the landmarks; where there are some they
             are a class more, the last.
         seed: decides the first weights, the order of the photographs and their variations.
@@ -126,13 +132,13 @@ def fit_classifier(
         ClassifierError: fewer than two classes, a loss that is no longer finite, or memory that does not suffice.
         EmbedderError: a photograph that cannot be decoded, weights that cannot be had, or no such device.
     """
-    landmarks = tuple(sorted(set(training.landmark_ids)))
-    classes = len(landmarks) + bool(outsiders)
-    if classes < 2 or not landmarks:
+    present = tuple(sorted(set(training.landmark_ids)))
+    if len(present) + bool(outsiders) < 2 or not present:
         raise ClassifierError(
-            f"training: found {len(training)} photographs of {len(landmarks)} landmarks and {len(outsiders)} others, "
-            "expected two classes or more; set other [groups] bounds, or outsiders"
+            f"training: found {len(training)} photographs of {len(present)} classes and {len(outsiders)} others, "
+            f"expected two classes or more; set other [{section}] bounds, or outsiders"
         )
+    landmarks = tuple(range(classes)) if classes else present
     how = Augmentation().scaled(recipe.augmentation)
     number = {landmark: position for position, landmark in enumerate(landmarks)}
     numbers = [number[landmark] for landmark in training.landmark_ids] + [len(landmarks)] * len(outsiders)
@@ -146,7 +152,7 @@ def fit_classifier(
         cache_bytes=cache_bytes,
         augmentation=how,
     )
-    lesson.network = _initial(recipe, classes, seed)
+    lesson.network = _initial(recipe, section, len(landmarks) + bool(outsiders), seed)
     # Outsiders are of no landmark; no landmark has this number.
     others = TrainingSet(outsiders, (-1,) * len(outsiders), training.read)
     parts = [training, others] if validation is None else [training, others, validation]
@@ -167,8 +173,8 @@ def fit_classifier(
         progress=progress,
         watched=top1 if validation is not None and len(validation) else None,
         error=ClassifierError,
-        remedy="lower [groups] learning_rate, or set clip",
-        remedy_of_memory="lower [groups] batch_size and raise accumulate as much, or lower image_size",
+        remedy=f"lower [{section}] learning_rate, or set clip",
+        remedy_of_memory=f"lower [{section}] batch_size and raise accumulate as much, or lower image_size",
     )
     return FittedClassifier(run.network, run.history, run.resumed_after)
 
@@ -188,9 +194,9 @@ def _devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
 
-def _initial(recipe: Groups, classes: int, seed: int) -> ClassifierNetwork:
+def _initial(recipe: Classifying, section: str, classes: int, seed: int) -> ClassifierNetwork:
     """The network a training starts from: `weights` in the backbone where given, else random; the rest random."""
-    backbone = pretrained_backbone(recipe.weights, recipe.backbone, "groups") if recipe.weights else None
+    backbone = pretrained_backbone(recipe.weights, recipe.backbone, section) if recipe.weights else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = backbone or BACKBONES[recipe.backbone].built()

@@ -277,18 +277,19 @@ def script_bytes(script: torch.jit.ScriptModule) -> bytes:
     return bare.getvalue()
 
 
-def bring_in(path: str, image_size: int) -> torch.jit.ScriptModule:
+def bring_in(path: str, image_size: int, section: str = "embedder") -> torch.jit.ScriptModule:
     """The TorchScript embedder at `path`, once it has shown that it is one, on the CPU.
 
     Args:
         path: a local file.
         image_size: side in pixels that it will be used with.
+        section: of the recipe that names it, for what is told.
 
     Raises:
         EmbedderError: no such file, not TorchScript, or what it gives for two images is not one finite
             float vector each.
     """
-    where = f"[embedder] torchscript = {path!r}"
+    where = f"[{section}] torchscript = {path!r}"
     if not Path(path).is_file():
         raise EmbedderError(f"{where}: no such file; give the path of a TorchScript file")
     with _torchscript():
@@ -320,8 +321,8 @@ def need_embeddings(module: nn.Module, sides: Iterable[int], where: str) -> None
                 output = module(pixels)
         except RuntimeError as error:
             raise EmbedderError(
-                f"{where}: does not run on two images of {side}×{side} ({str(error).strip().splitlines()[-1]}); it must "
-                "take [B, 3, H, W], or set [embedder] image_size and scales to what it takes"
+                f"{where}: does not run on two images of {side}×{side} ({str(error).strip().splitlines()[-1]}); "
+                "it must take [B, 3, H, W], or set image_size, and scales, to what it takes"
             ) from error
         wrong = _not_embeddings(output, len(pixels))
         if wrong:

@@ -32,6 +32,7 @@ from glr_assets.training.kept import (
     finish_version,
     learning_curves,
 )
+from glr_assets.training.outside import outside_files
 from glr_assets.training.record import ModelRecord, files_of, kept_record, libraries, rights_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def make_group_classifier(
             f"{group_keys(recipe.groups)[-1]}; sync the partitions, or set [groups] count"
         )
     learned_from = need_receipts(store, "training_groups", "image_catalog")
+    learned_from |= outside_files("groups", None, recipe.groups.weights)
     deciding: dict[str, Any] = {
         "group": group,
         "groups": recipe.groups.model_dump(mode="json", include=TRAINED_BY),

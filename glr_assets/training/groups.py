@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.manifests import kept_images
 from glr_assets.plots import groups_of_images
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Groups, Recipe
@@ -22,7 +23,6 @@ from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
 from glr_assets.training.schemas import TRAINING_GROUPS
-from glr_assets.verification.manifests import kept_images
 from glr_assets.verification.plan import bucket_keys
 
 CODE_VERSION = "1"

@@ -6,7 +6,6 @@ finds its own checkpoint there.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
-from glr_assets.errors import EmbedderError, MissingInputError
+from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
-from glr_assets.recipes import Embedder, Execution, Recipe
+from glr_assets.recipes import Execution, Recipe
 from glr_assets.store import Store
 from glr_assets.training.held_out import by_class_size, held_out_answers
 from glr_assets.training.kept import (
@@ -32,10 +32,10 @@ from glr_assets.training.kept import (
     finish_version,
     learning_curves,
 )
+from glr_assets.training.outside import outside_files
 from glr_assets.training.photographs import TrainingSet, hold_out
 from glr_assets.training.record import ModelRecord, files_of, kept_record, libraries, rights_of
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
-from glr_assets.verification.manifests import kept_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +69,7 @@ def make_embedder(
         EmbedderError: it cannot be trained, brought in or exported; the text says why.
     """
     learned_from = need_receipts(store, recipe.training.manifest, "image_catalog")
-    learned_from |= {f"file:{name}": digest for name, digest in _outside_files(recipe.embedder).items()}
+    learned_from |= outside_files("embedder", recipe.embedder.torchscript, recipe.embedder.weights)
     parameters: dict[str, Any] = {
         "embedder": recipe.embedder.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json"),
@@ -254,26 +254,6 @@ def _fitted(
             progress=live,
             data_version=digest_of(learned_from),
         )
-
-
-def _outside_files(recipe: Embedder) -> dict[str, str]:
-    """SHA-256 of each file outside the store that the embedder is made from."""
-    if recipe.torchscript is not None:
-        path = Path(recipe.torchscript)
-        if not path.is_file():
-            raise EmbedderError(
-                f"[embedder] torchscript = {recipe.torchscript!r}: no such file; give the path of a TorchScript file"
-            )
-        return {path.name: _sha256(path)}
-    if recipe.weights is not None and Path(recipe.weights).is_dir():
-        files = sorted(path for path in Path(recipe.weights).iterdir() if path.is_file())
-        return {path.name: _sha256(path) for path in files}
-    return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embedder_folder(store: Store) -> str:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.curation.fates import fates
+from glr_assets.curation.kept import kept_rows
+from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_MANIFEST
 from glr_assets.recipes import Verification
 from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width
-from glr_assets.verification.manifests import kept_images
 
 COMPARED: Final = "compared"
 TOO_SMALL: Final = "class too small"
@@ -27,7 +28,7 @@ BEYOND_CAP: Final = "beyond the cap"
 def set_to_clean(store: Store, recipe: Verification) -> pa.Table:
     """`id, landmark_id, shard` of the images of `[verification] manifest`, sorted by id."""
     if recipe.manifest != "stored":
-        return kept_images(store, recipe.manifest)
+        return kept_rows(store, TRAIN_MANIFEST if recipe.manifest == "train_manifest" else DEDUPED_MANIFEST)
     found = fates(store, "train", ("landmark_id",))
     stored = pc.and_(pc.equal(found["status"], "stored"), pc.is_valid(found["landmark_id"]))
     return found.filter(stored).select(["id", "landmark_id", "shard"])

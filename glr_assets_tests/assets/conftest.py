@@ -58,7 +58,7 @@ class Templates:
 
     @cached_property
     def verified(self) -> Path:
-        """That, and the cleaned manifest."""
+        """That, the cleaned manifest, the crops of the rendered Open Images, and the filter that learns from them."""
         return self._made("verified", self.curated)
 
     def _made(self, name: str, earlier: Path | None) -> Path:
@@ -68,7 +68,12 @@ class Templates:
         platform = Platform(source=self.bucket, store=str(store), recipe=str(self.recipe))
         with instance_of(platform) as instance:
             run = Runner(platform, instance)
-            run.curate() if earlier is None else run.verify()
+            if earlier is None:
+                run.curate()
+            else:
+                run.verify()
+                run.openimages()
+                run.filter()
         return store
 
 
@@ -161,6 +166,17 @@ class Runner:
         keys = self.instance.get_dynamic_partitions("class_buckets")
         assert self("verified_pairs", shards=(keys[0], keys[-1])).success
         assert self("cleaned_manifest", "image_ledger").success
+
+    def openimages(self) -> None:
+        assert self("openimages_annotations").success
+        keys = self.instance.get_dynamic_partitions("openimages_parts")
+        assert self("openimages_images", shards=(keys[0], keys[-1])).success
+        assert self("openimages_classifier_dataset").success
+
+    def filter(self) -> None:
+        assert self("non_landmark_classifier").success
+        assert self("non_landmark_scores", shards=self.range_of("train")).success
+        assert self("non_landmark_filter", "image_ledger").success
 
     def range_of(self, split: str) -> tuple[str, str]:
         keys = self.instance.get_dynamic_partitions(f"{split}_shards")

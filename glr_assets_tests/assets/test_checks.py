@@ -18,6 +18,7 @@ from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
+from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
 from glr_assets.receipts import receipt_path
 from glr_assets.tables import Table, read_table
 from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
@@ -79,6 +80,35 @@ def test_a_cleaned_set_that_breaks_its_rules_fails(verified: Platform) -> None:
     assert evaluated(BY_NAME["kept_have_partners"], verified).passed
 
 
+def test_crops_and_images_that_break_their_rules_fail(verified: Platform) -> None:
+    store = verified.open_store()
+    sound = read_table(store, OPENIMAGES_CLASSIFIER_DATASET)
+    twice = pa.concat_tables([sound, sound.filter(pc.equal(sound["decision"], "kept")).slice(0, 1)])
+    rewrite(verified, OPENIMAGES_CLASSIFIER_DATASET, lambda _: twice)
+    assert not evaluated(BY_NAME["no_crop_twice"], verified).passed
+    mixed = pa.array(["train", "held_out"] * sound.num_rows)[: sound.num_rows]
+    rewrite(verified, OPENIMAGES_CLASSIFIER_DATASET, lambda _: with_column(sound, "split", mixed))
+    assert not evaluated(BY_NAME["no_image_in_both_splits"], verified).passed
+    with store.writing(OPENIMAGES_IMAGES.at(part="01")) as file:
+        pq.write_table(read_table(store, OPENIMAGES_IMAGES, part="01").slice(1), file)
+    failed = evaluated(BY_NAME["requested_are_accounted_for"], verified)
+    assert not failed.passed
+    assert "part 01" in str(failed.metadata)
+    data = read_table(store, OPENIMAGES_ANNOTATIONS)
+    rewrite(verified, OPENIMAGES_ANNOTATIONS, lambda _: data.slice(data.num_rows // 2))
+    # Parts of other annotations are not wrong, but to be made anew.
+    assert evaluated(BY_NAME["requested_are_accounted_for"], verified).passed
+
+
+def test_a_category_without_boxes_warns(run: Runner, platform: Platform) -> None:
+    config: dict[str, object] = {"openimages": {"categories": ["Person", "Lighthouse"]}}
+    assert run("openimages_annotations", config=config).success
+    result = evaluated(BY_NAME["categories_have_boxes"], platform)
+    assert not result.passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert "Lighthouse" in str(result.metadata)
+
+
 def test_a_calibration_that_is_wrong_too_often_or_tells_too_little_warns(verified: Platform) -> None:
     sound = read_table(verified.open_store(), VERIFICATION_CALIBRATION)
     for name, value in (("accepted", 1000), ("pairs", 1)):
@@ -95,16 +125,6 @@ def test_schema_fails_on_a_repeated_id_and_on_a_lost_column(curated: Platform) -
     failed = evaluated(check, curated)
     assert not failed.passed
     assert "more than once" in str(failed.metadata)
-
-
-def test_shards_that_were_not_ingested_warn(run: Runner, platform: Platform) -> None:
-    run.upstream_of_images()
-    assert run("train_images", shard=platform.open_source().shards("train")[0]).success
-    assert run("image_catalog").success
-    result = evaluated(BY_NAME["all_shards_ingested"], platform)
-    assert not result.passed
-    assert result.severity == dg.AssetCheckSeverity.WARN
-    assert "train: 3 shards" in str(result.metadata)
 
 
 def test_images_that_failed_warn(curated: Platform) -> None:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -5,10 +6,22 @@ import dagster as dg
 import pytest
 
 from glr_assets.definitions import defs
+from glr_assets.defs.automation.purposes import WALKS
 from glr_assets.defs.build import ASSETS, TABLES, build_definitions
-from glr_assets.defs.conventions import GPU_POOL
+from glr_assets.defs.column_lineage import COLUMNS, column_lineage
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, WORK_TAG
 from glr_assets.defs.shards import GROUP_BACKFILL, SHARD_BACKFILL
-from glr_assets.recipes import Embedder, Evaluation, Execution, Groups, Retrieval, Section, Training
+from glr_assets.recipes import (
+    Embedder,
+    Evaluation,
+    Execution,
+    Filter,
+    Groups,
+    OpenImages,
+    Retrieval,
+    Section,
+    Training,
+)
 
 CONTRACT = {
     "metadata": {
@@ -33,6 +46,14 @@ CONTRACT = {
         "image_ledger",
     },
     "verification": {"local_features", "verification_calibration", "verified_pairs", "cleaned_manifest"},
+    "openimages": {
+        "openimages_annotations",
+        "openimages_images",
+        "openimages_classifier_dataset",
+        "non_landmark_classifier",
+        "non_landmark_scores",
+        "non_landmark_filter",
+    },
     "training": {"embedder", "training_groups", "group_classifiers", "group_calibration"},
     "retrieval": {
         "train_embeddings",
@@ -75,9 +96,15 @@ def test_every_asset_says_what_it_is_who_owns_it_and_of_which_code(specs: dict[s
 
 
 def test_every_table_shows_its_columns_with_descriptions(specs: dict[str, dg.AssetSpec]) -> None:
-    sharded = {"train_images", "index_images", "test_images", "local_features", "verified_pairs"} | {
-        f"{split}_embeddings" for split in ("train", "index", "test")
-    }
+    sharded = {
+        "train_images",
+        "index_images",
+        "test_images",
+        "local_features",
+        "verified_pairs",
+        "openimages_images",
+        "non_landmark_scores",
+    } | {f"{split}_embeddings" for split in ("train", "index", "test")}
     for name in sharded | TABLES.keys():
         schema = specs[name].metadata["dagster/column_schema"]
         assert schema.columns, name
@@ -96,18 +123,94 @@ def test_sharded_assets_share_one_backfill_policy() -> None:
 def test_gpu_work_carries_the_pool_and_the_tags_of_a_cluster() -> None:
     gpu = {"local_features", "embedder", "group_classifiers", "group_calibration"}
     gpu |= {"train_embeddings", "index_embeddings", "test_embeddings", "search_features", "test_features"}
+    gpu |= {"non_landmark_classifier", "non_landmark_scores"}
     for asset in ASSETS:
         expected = GPU_POOL if asset.key.to_user_string() in gpu else None
         assert asset.op.pool == expected
         assert ("dagster-k8s/config" in asset.op.tags) == (expected is not None)
 
 
-def test_what_is_dear_is_never_materialised_by_itself(specs: dict[str, dg.AssetSpec]) -> None:
+def test_a_gpu_step_asks_a_cluster_for_a_gpu_a_node_and_memory_and_workers_for_their_queue() -> None:
+    config = GPU_TAGS["dagster-k8s/config"]
+    assert config["container_config"]["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert config["pod_spec_config"]["node_selector"] == {"nvidia.com/gpu.present": "true"}
+    (toleration,) = config["pod_spec_config"]["tolerations"]
+    assert (toleration["key"], toleration["effect"]) == ("nvidia.com/gpu", "NoSchedule")
+    assert GPU_TAGS["dagster-celery/queue"] == "gpu"
+
+
+def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str, dg.AssetSpec]) -> None:
     assert {name for name, spec in specs.items() if spec.automation_condition is not None} == set()
-    assert not list(build_definitions().schedules or [])
+    definitions = build_definitions()
+    running = {sensor.name for sensor in definitions.sensors or [] if sensor.default_status.value == "RUNNING"}
+    assert running == {"new_shards", "failed_runs"}
+    schedules = list(definitions.schedules or [])
+    assert {schedule.name for schedule in schedules} >= {"retry_train_shards", "weekly_training"}
+    assert all(schedule.default_status == dg.DefaultScheduleStatus.STOPPED for schedule in schedules)
+
+
+def test_jobs_by_purpose_cover_the_lineage() -> None:
+    jobs = {job.name for job in build_definitions().jobs or []}
+    assert jobs == {"ingest", "curate", "train", "evaluate", "everything"}
+    walked = [name for names in WALKS.values() for name in names]
+    assert len(walked) == len(set(walked))
+    groups = {"exports", "openimages"}
+    assert set(walked) == {name for group, names in CONTRACT.items() if group not in groups for name in names}
+
+
+def test_every_asset_has_a_tag_a_reference_to_its_code_and_an_example(specs: dict[str, dg.AssetSpec]) -> None:
+    gpu = {asset.key.to_user_string() for asset in ASSETS if asset.op.pool == GPU_POOL}
+    for name, spec in specs.items():
+        assert spec.tags[WORK_TAG] in {"gpu", "shards", "tables"}, name
+        assert (spec.tags[WORK_TAG] == "gpu") == (name in gpu), name
+        references = spec.metadata["dagster/code_references"].code_references
+        assert any("/glr_assets/defs/" in reference.file_path for reference in references), name
+        example = str(spec.description).rpartition("Example: ")[2]
+        assert re.fullmatch(r"`[^`]+`", example), name
+        assert "{shard}" not in example, name
+
+
+def test_every_example_of_a_table_reads_a_path_of_it(specs: dict[str, dg.AssetSpec]) -> None:
+    assert 'images/index/000.parquet")`' in str(specs["index_images"].description)
+    assert 'manifests/train_manifest.parquet")`' in str(specs["train_manifest"].description)
+
+
+def test_lineage_of_columns_names_columns_that_are_there_and_assets_that_are_upstream(
+    specs: dict[str, dg.AssetSpec],
+) -> None:
+    def columns(name: str) -> set[str]:
+        return {column.name for column in specs[name].metadata["dagster/column_schema"].columns}
+
+    for name, declared in COLUMNS.items():
+        assert declared.keys() <= columns(name), name
+        parents = {dep.asset_key.to_user_string() for dep in specs[name].deps}
+        above = parents | {dep.asset_key.to_user_string() for parent in parents for dep in specs[parent].deps}
+        for column, places in declared.items():
+            assert places, (name, column)
+            for place in places:
+                asset, _, source = place.partition(".")
+                assert asset in above, (name, column, place)
+                assert source in columns(asset), (name, column, place)
+
+
+def test_every_table_made_of_tables_tells_where_its_columns_come_from(specs: dict[str, dg.AssetSpec]) -> None:
+    tables = {name for name, spec in specs.items() if "dagster/column_schema" in spec.metadata and spec.deps}
+    # What comes of a model, and crops, whose columns are told by their package.
+    elsewhere = {"model_comparison"} | {name for name in tables if specs[name].group_name == "openimages"}
+    assert tables - elsewhere <= COLUMNS.keys()
+    lineage = column_lineage("train_manifest")
+    assert lineage is not None
+    assert dg.TableColumnDep(dg.AssetKey("train_extra"), "id") in lineage.deps_by_column["id"]
+    assert column_lineage("train_metadata") is None
 
 
 SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "openimages_annotations": (OpenImages,),
+    "openimages_images": (OpenImages, Execution),
+    "openimages_classifier_dataset": (OpenImages, Execution),
+    "non_landmark_classifier": (Filter, Execution),
+    "non_landmark_scores": (Execution,),
+    "non_landmark_filter": (Filter,),
     "embedder": (Embedder, Training, Execution),
     "training_groups": (Groups, Training),
     "group_classifiers": (Groups, Execution),

@@ -40,7 +40,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_partitions_are_those_that_the_recipe_counts(platform: Platform) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         recipe = platform.load_recipe()
-        assert sync_counted_parts(instance, recipe) == {"class_buckets": 4, "training_groups": 3}
+        assert sync_counted_parts(instance, recipe) == {"class_buckets": 4, "training_groups": 3, "openimages_parts": 2}
         assert list(instance.get_dynamic_partitions(str(GROUPS.name))) == list(KEYS)
         fewer = recipe.overridden({"groups": {"count": 2}})
         sync_counted_parts(instance, fewer)

@@ -15,12 +15,12 @@ from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_li
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import contiguous
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
+from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import Receipt
 from glr_assets.settings import Settings
 from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
 from glr_assets.training.versions import embedder_folder
-from glr_assets.verification.manifests import MANIFESTS
 
 #: The recipe chooses between the curated sets, so all are dependencies and one is an input.
 CHOSEN_BY_RECIPE = set(MANIFESTS)

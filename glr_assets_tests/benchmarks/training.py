@@ -26,6 +26,7 @@ import torch
 
 from glr_assets.evaluation.answers import scores_of_answers
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.recipes import Embedder, Recipe, load_recipe
 from glr_assets.store import Store
 from glr_assets.training.backbones import BACKBONES, pooled
@@ -34,7 +35,6 @@ from glr_assets.training.fitting import fit
 from glr_assets.training.model import initial, untrained
 from glr_assets.training.photographs import CACHE_BYTES, TrainingSet, normalised
 from glr_assets.training.warm_start import warm_start
-from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.benchmarks.groups import queries
 from glr_assets_tests.benchmarks.loader import stored
 from glr_assets_tests.benchmarks.measure import PHOTOS, forget_peak, machine, markdown, peak_megabytes

@@ -11,13 +11,13 @@ from PIL import Image
 
 from glr_assets.evaluation.controls import dhash_neighbours, rootsift_votes
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION, TEST_METADATA
 from glr_assets.recipes import load_recipe
 from glr_assets.source import open_source
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.lineage import curate
 from glr_assets_tests.serving.conftest import mosaic
 

@@ -122,6 +122,15 @@ def test_mirrored_axes_of_a_plane_that_ends_within_its_last_sample_start_there()
     assert np.abs(shifted[:, ::-1].astype(int) - plain).max() > 1
 
 
+def test_what_begins_within_a_sample_is_what_pillow_takes_from_there() -> None:
+    ramp = np.random.default_rng(0).integers(0, 256, (8, 300), np.uint8)
+    found = resampled(ramp, Axis(300, 40, 199.5 / 40, offset=50.25), Axis(8, 8, 1.0))
+    image = Image.fromarray(ramp)
+    expected = np.asarray(image.resize((40, 8), Image.Resampling.LANCZOS, box=(50.25, 0, 249.75, 8)))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert np.abs(resampled(ramp, Axis(300, 40, 199.5 / 40), Axis(8, 8, 1.0)).astype(int) - expected).max() > 20
+
+
 @given(seeds, sides, sides)
 @example(0, 9, 8)
 @example(0, 1, 1)

@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,11 @@ def finished(store: Path) -> dict[str, bytes]:
     """What tells of the last run of each shard that has a receipt."""
     receipts = sorted((store / "receipts" / "train_images").glob("*.json"))
     told = {path.stem: store / run_path("train", path.stem) for path in receipts}
-    return {shard: path.read_bytes() for shard, path in told.items() if path.exists()}
+    return {
+        shard: path.read_bytes()
+        for shard, path in told.items()
+        if path.exists() and b'"begun"' not in path.read_bytes()
+    }
 
 
 @pytest.mark.slow
@@ -83,6 +89,45 @@ def test_a_backfill_killed_at_any_moment_ends_as_an_undisturbed_one(shared_photo
         # A shard that is read again tells of another run: its seconds are its own.
         assert {shard: told for shard, told in finished(store).items() if shard in done} == done
     assert 0 < kept < 4 * MOMENTS
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_two_backfills_that_overlap_read_each_shard_once(
+    kind: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glr_assets.leases.POLL", 0.05)
+    ids = [identifier(n) for n in range(12)]
+    shards = {f"{n:03d}": tar_of([photo(ids[2 * n], picture(n)), photo(ids[2 * n + 1], picture(n))]) for n in range(6)}
+    source = BucketSource(Bucket(dict.fromkeys(ids, 7), ids, {"train": shards}).write(tmp_path / "bucket"))
+    store = Store(str(tmp_path / "store"))
+    if kind == "s3":
+        store = Store(f"s3://overlap-{uuid.uuid4().hex}/store", {"endpoint_url": s3_endpoint})
+        store.fs.mkdir(store.root.partition("/")[0])
+    make_tables(source, store, TINY)
+    selection = selection_for(store, "train", TINY.images)
+    read: list[str] = []
+    original = BucketSource.members
+
+    def counted(self: BucketSource, split: str, shard: str, **more: object) -> object:
+        read.append(shard)
+        time.sleep(0.1)  # so that the other comes to the same shard meanwhile
+        return original(self, split, shard, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BucketSource, "members", counted)
+    made: list[bool] = []
+
+    def backfill(keys: list[str]) -> None:
+        for key in keys:
+            made.append(ingest_shard(source, store, "train", key, selection, TINY.images, 1).reused)
+
+    keys = list(shards)
+    threads = [threading.Thread(target=backfill, args=(part,)) for part in (keys[:5], keys[1:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read) == keys
+    assert (len(made), made.count(False)) == (10, 6)
 
 
 @pytest.fixture

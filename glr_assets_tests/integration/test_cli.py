@@ -133,6 +133,7 @@ def test_shards_sync_registers_partitions_once(glr: Glr, bucket: str, tmp_path: 
     first = glr("shards", "sync", "--source", bucket, DAGSTER_HOME=str(home))
     assert first.returncode == 0, first.stderr
     assert "train: 4 added, 4 registered" in first.stdout
+    assert "openimages parts: 16 registered" in first.stdout
     again = glr("shards", "sync", "--source", bucket, DAGSTER_HOME=str(home))
     assert "train: 0 added, 4 registered" in again.stdout
 

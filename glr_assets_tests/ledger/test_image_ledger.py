@@ -20,13 +20,13 @@ from glr_assets.ledger.balance import unbalanced
 from glr_assets.ledger.image_ledger import ledger_pieces, make_image_ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.ledger.why import ImageStory, told, why
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import COMPETITION_TRAIN, TRAIN_ATTRIBUTION
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.receipts import Made
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
 from glr_assets.tables import problems, read_table, write_table
-from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.images.handmade import (
     TINY,
     Bucket,

@@ -7,7 +7,10 @@ from hypothesis import given
 
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
-from glr_assets.receipts import find_receipt, receipt_path
+from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
+from glr_assets.receipts import Summary, Writer, find_receipt, make, receipt_path
+from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import (
     Vectors,
     as_table,
@@ -17,7 +20,10 @@ from glr_assets.retrieval.embeddings import (
     make_embeddings,
     make_non_landmark_embeddings,
     read_embeddings,
+    read_non_landmarks,
 )
+from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+from glr_assets.tables import read_table
 from glr_assets_tests.retrieval.conftest import Embedded
 
 
@@ -46,8 +52,9 @@ def test_of_images_of_the_same_bytes_the_first_counts() -> None:
     ids = ["a", "b", "c", "d", "e"]
     digests = np.array([7, 0, 7, 8, 0], np.uint64)  # of two it is not known
     images = Vectors(ids, np.eye(5, dtype=np.float32), digests)
-    assert images.rows(first_of_bytes(images)).ids == ["a", "b", "d", "e"]
-    assert first_of_bytes(Vectors(ids, images.vectors)) == list(range(5))
+    assert first_of_bytes(as_table(images)) == [0, 1, 3, 4]
+    assert first_of_bytes(as_table(Vectors(ids, images.vectors))) == list(range(5))
+    assert first_of_bytes(as_table(Vectors(["a", "b", "a"], images.vectors[:3]))) == [0, 1]
 
 
 def test_every_stored_image_has_a_unit_vector(embedded: Embedded) -> None:
@@ -92,12 +99,44 @@ def test_a_shard_that_was_ingested_but_not_embedded_is_named(embedded: Embedded)
 
 
 def test_non_landmarks_are_the_unscored_test_images_without_landmark(embedded: Embedded) -> None:
-    from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
-    from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
-    from glr_assets.tables import read_table
-
     rows = read_table(embedded.store, RECOGNITION_SOLUTION).to_pylist()
     for usage in (("Ignored",), ("Public", "Ignored"), ()):
-        make_non_landmark_embeddings(embedded.source, embedded.store, usage)
+        make_non_landmark_embeddings(embedded.source, embedded.store, Retrieval(non_landmark_usage=usage))
         found = read_table(embedded.store, NON_LANDMARK_EMBEDDINGS, ["id"])["id"].to_pylist()
         assert found == sorted(row["id"] for row in rows if not row["landmark_ids"] and row["usage"] in usage)
+
+
+def test_the_surest_filtered_images_join_the_gallery(embedded: Embedded) -> None:
+    source, store = embedded.source, embedded.store
+    known = embedded.recipe.retrieval
+    with pytest.raises(MissingInputError, match="non_landmark_filter"):
+        make_non_landmark_embeddings(source, store, known.model_copy(update={"filtered_gallery": 2}))
+    train = ImageReader.of_split(store, "train").ids
+    told = [("dropped", 0.9), ("kept", 1.0), ("dropped", 0.99), ("dropped", 0.95), ("dropped", 0.99)]
+    rows = [
+        {"id": name, "landmark_id": 1, "shard": "000", "decision": decision, "reason": "", "score": score}
+        | {"category": "Tree", "verified": False}
+        for name, (decision, score) in zip(train, told, strict=False)
+    ]
+
+    def build(writer: Writer) -> Summary:
+        writer.table(NON_LANDMARK_FILTER, NON_LANDMARK_FILTER.rows(rows))
+        return {}
+
+    make(store, "non_landmark_filter", inputs={}, parameters={}, code_version="1", build=build)
+    of_test = set(read_table(store, NON_LANDMARK_EMBEDDINGS)["id"].to_pylist())
+    for most, expected in (
+        (2, {train[2], train[4]}),
+        (3, {train[2], train[4], train[3]}),
+        (9, {*train[2:5], train[0]}),
+    ):
+        recipe = known.model_copy(update={"filtered_gallery": most})
+        make_non_landmark_embeddings(source, store, recipe)
+        found = read_table(store, NON_LANDMARK_EMBEDDINGS)
+        of_split = {row["id"]: row["split"] for row in found.to_pylist()}
+        assert {name for name, split in of_split.items() if split == "train"} == expected
+        assert {name for name, split in of_split.items() if split == "test"} == of_test
+        assert found["id"].to_pylist() == sorted(of_split)
+    vectors = read_embeddings(store, embedded_shards(source, store, "train"), expected)
+    gallery = read_non_landmarks(store, 8).images
+    np.testing.assert_array_equal(gallery.of(expected).vectors, vectors.vectors)

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from glr_assets.errors import MissingInputError
+from glr_assets.manifests import kept_images
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
 from glr_assets.retrieval.index import build_index, make_faiss_index, open_index, searched_images
-from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.retrieval.conftest import Embedded
 
 

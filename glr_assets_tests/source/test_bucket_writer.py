@@ -232,6 +232,16 @@ def test_writes_through_remote_file_systems(tmp_path: Path) -> None:
         write_bucket(rows, described(rows), full, shards=SHARDS, origin=ORIGIN)
 
 
+def test_open_images_may_lie_there_before_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "openimages").mkdir()
+    (tmp_path / "openimages" / "labels.csv").write_bytes(b"mine")
+    written(tmp_path, photos())
+    alone = tmp_path / "alone"
+    written(alone, photos())
+    beside = {name: data for name, data in files(tmp_path).items() if not name.startswith("alone/")}
+    assert beside == files(alone) | {"openimages/labels.csv": b"mine"}
+
+
 def test_refuses_places_that_hold_something_else(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(SourceError, match=r"not empty \(it holds photo.jpg\)"):

@@ -173,7 +173,7 @@ def test_the_state_of_another_training_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match="found 8 photographs of 1 landmarks and 0 others, expected two classes"):
+    with pytest.raises(ClassifierError, match="found 8 photographs of 1 classes and 0 others, expected two classes"):
         fit_classifier(photographs(0, {5: 8}), None, RECIPE, seed=0, device="cpu")
     with pytest.raises(ClassifierError, match=r"the loss of epoch . is (nan|inf), .* lower .groups. learning_rate"):
         trained(recipe=RECIPE.model_copy(update={"learning_rate": 1e30}))

@@ -9,6 +9,7 @@ import pytest
 
 from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import TRAIN_ATTRIBUTION
 from glr_assets.receipts import Receipt, Summary, Writer, make
 from glr_assets.recipes import Recipe, load_recipe
@@ -20,7 +21,6 @@ from glr_assets.training.embedder import load_config, load_network
 from glr_assets.training.kept import CHECKPOINT_NAME, PROGRESS_NAME, Sight
 from glr_assets.training.record import ModelRecord, kept_record
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
-from glr_assets.verification.manifests import kept_images
 from glr_assets_tests.lineage import curate, digests, write_pooling_embedder, write_recipe
 
 TRAINED = {"config.json", "curves.png", "embedder.pt", "held_out.parquet", "history.json", "network.safetensors"}

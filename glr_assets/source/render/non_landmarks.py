@@ -34,7 +34,8 @@ def non_landmark_photo(seed: int, number: int) -> bytes:
     return jpeg(rng, kinds[number % len(kinds)](rng, size))
 
 
-def _open_place(rng: Rng, size: Size) -> tuple[Bytes, Camera, Light]:
+def open_place(rng: Rng, size: Size) -> tuple[Bytes, Camera, Light]:
+    """Sky, hills at times and ground, seen from somewhere, in some weather."""
     light, top, low, clouds = weather(rng)
     picture = surroundings.sky(rng, size, top, low, clouds)
     horizon = size[1] * float(rng.uniform(0.4, 0.7))
@@ -47,14 +48,14 @@ def _open_place(rng: Rng, size: Size) -> tuple[Bytes, Camera, Light]:
 
 
 def _street(rng: Rng, size: Size) -> Bytes:
-    picture, camera, light = _open_place(rng, size)
+    picture, camera, light = open_place(rng, size)
     surroundings.neighbours(rng, picture, camera, light, SCALE, int(rng.integers(8, 16)))
     surroundings.foreground(rng, picture, light)
     return sensed(rng, picture)
 
 
 def _crowd(rng: Rng, size: Size) -> Bytes:
-    picture, camera, light = _open_place(rng, size)
+    picture, camera, light = open_place(rng, size)
     surroundings.neighbours(rng, picture, camera, light, SCALE, int(rng.integers(0, 5)))
     width, height = size
     for share in np.sort(rng.uniform(0, 1, int(rng.integers(15, 45)))):
@@ -65,7 +66,7 @@ def _crowd(rng: Rng, size: Size) -> Bytes:
 
 
 def _trees(rng: Rng, size: Size) -> Bytes:
-    picture, _, light = _open_place(rng, size)
+    picture, _, light = open_place(rng, size)
     width, height = size
     for share in np.sort(rng.uniform(0, 1, int(rng.integers(8, 22)))):
         at = (width * float(rng.uniform(0, 1)), height * (0.6 + 0.5 * float(share)))
@@ -74,7 +75,7 @@ def _trees(rng: Rng, size: Size) -> Bytes:
 
 
 def _view(rng: Rng, size: Size) -> Bytes:
-    picture, _, _ = _open_place(rng, size)
+    picture, _, _ = open_place(rng, size)
     return sensed(rng, picture)
 
 
@@ -83,7 +84,7 @@ def _building(rng: Rng, size: Size) -> Bytes:
 
 
 def _cars(rng: Rng, size: Size) -> Bytes:
-    picture, camera, light = _open_place(rng, size)
+    picture, camera, light = open_place(rng, size)
     surroundings.neighbours(rng, picture, camera, light, SCALE, int(rng.integers(0, 8)))
     width, height = size
     for share in np.sort(rng.uniform(0, 1, int(rng.integers(1, 6)))):
@@ -92,7 +93,8 @@ def _cars(rng: Rng, size: Size) -> Bytes:
     return sensed(rng, picture)
 
 
-def _table_top(rng: Rng, size: Size) -> Bytes:
+def table_top(rng: Rng, size: Size) -> Bytes:
+    """A table's grain, seen from above."""
     height = size[1]
     base = np.asarray(surroundings.pick(rng, surroundings.GROUNDS), np.float32)
     grain = cv2.resize(rng.uniform(0.85, 1.15, (height // 4, 6)).astype(np.float32), size)
@@ -100,7 +102,7 @@ def _table_top(rng: Rng, size: Size) -> Bytes:
 
 
 def _food(rng: Rng, size: Size) -> Bytes:
-    picture = _table_top(rng, size)
+    picture = table_top(rng, size)
     for _ in range(int(rng.integers(1, 4))):
         centre = rng.uniform(0.25, 0.75, 2) * size
         radius, flat = float(rng.uniform(0.2, 0.4)) * min(size), float(rng.uniform(0.6, 1.0))

@@ -1,19 +1,21 @@
-"""The curated sets that a recipe may name: what each keeps."""
+"""The curated sets that a recipe may name."""
 
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from glr_assets.curation.kept import kept_rows
 from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_MANIFEST
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
 from glr_assets.store import Store
-from glr_assets.tables import Table, read_table
+from glr_assets.tables import Table
 from glr_assets.verification.schemas import CLEANED_MANIFEST
 
 MANIFESTS: dict[str, Table] = {
     "train_manifest": TRAIN_MANIFEST,
     "deduped_manifest": DEDUPED_MANIFEST,
     "cleaned_manifest": CLEANED_MANIFEST,
+    "non_landmark_filter": NON_LANDMARK_FILTER,
 }
 
 
@@ -23,6 +25,8 @@ def kept_images(store: Store, manifest: str) -> pa.Table:
     Args:
         store: the store.
         manifest: a key of `MANIFESTS`.
+
+    Raises:
+        MissingInputError: it has not been made.
     """
-    rows = read_table(store, MANIFESTS[manifest], ["id", "landmark_id", "shard", "decision"])
-    return rows.filter(pc.equal(rows["decision"], "kept")).drop_columns("decision").sort_by("id")
+    return kept_rows(store, MANIFESTS[manifest])

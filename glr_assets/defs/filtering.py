@@ -1,0 +1,89 @@
+"""Group `openimages`, what comes of it: the photographs that show no landmark, and the set without them."""
+
+import functools
+from collections.abc import Iterator
+
+import dagster as dg
+
+from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
+from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.results import observation, result_of
+from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
+from glr_assets.filtering import classifier, non_landmark_filter, scores
+from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES
+from glr_assets.recipes import Execution, Filter
+from glr_assets.training.kept import Sight
+
+#: What the recipe may filter.
+TO_FILTER = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
+ClassifierConfig = launchpad(filter=Filter, execution=Execution)
+ScoresConfig = launchpad(execution=Execution)
+FilterConfig = launchpad(filter=Filter)
+
+
+@table_asset(
+    None,
+    group="openimages",
+    code_version=classifier.CODE_VERSION,
+    kinds={"pytorch", "huggingface"},
+    deps=["openimages_classifier_dataset", "image_catalog", *TO_FILTER],
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+    example='torch.jit.load(f"{GLR_STORE}/models/non_landmark_classifier/<version>/classifier.pt")',
+)
+def non_landmark_classifier(
+    context: dg.AssetExecutionContext,
+    config: ClassifierConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> dg.MaterializeResult:
+    """One network, photograph to the shares of Open Images' categories and of `a landmark`; its held-out answers."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    warn_without_gpu(context, recipe.execution)
+
+    def seen(sight: Sight) -> None:
+        context.log_event(observation(context.asset_key, sight))
+
+    return result_of(classifier.make_non_landmark_classifier(store, recipe, context.log.info, seen), None, store)
+
+
+@table_asset(
+    NON_LANDMARK_SCORES,
+    name="non_landmark_scores",
+    group="openimages",
+    code_version=scores.CODE_VERSION,
+    kinds={"pytorch"},
+    deps=["train_images", "non_landmark_classifier"],
+    partitions_def=SHARDS["train"],
+    backfill_policy=SHARD_BACKFILL,
+    pool=GPU_POOL,
+    op_tags=GPU_TAGS,
+)
+def scored_shards(
+    context: dg.AssetExecutionContext,
+    config: ScoresConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per train shard: of each stored image, how likely it shows no landmark, and what instead."""
+    store, execution = platform.open_store(), platform.load_recipe(config).execution
+    warn_without_gpu(context, execution)
+    opened = functools.cache(lambda: classifier.open_filter(store))
+    yield from each_shard(
+        context, NON_LANDMARK_SCORES, lambda shard: scores.make_non_landmark_scores(store, shard, opened, execution)
+    )
+
+
+@table_asset(
+    NON_LANDMARK_FILTER,
+    name="non_landmark_filter",
+    group="openimages",
+    code_version=non_landmark_filter.CODE_VERSION,
+    kinds={"pyarrow"},
+    deps=["non_landmark_scores", "non_landmark_classifier", *TO_FILTER],
+)
+def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One row per image of the set that is filtered: kept, or dropped as it shows no landmark and is not verified."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    return result_of(non_landmark_filter.make_non_landmark_filter(store, recipe.filter), NON_LANDMARK_FILTER, store)
+
+
+ASSETS = [non_landmark_classifier, scored_shards, filtered]

@@ -1,0 +1,71 @@
+"""Group `openimages`: labelled crops of Open Images, from its boxes and its images."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from glr_assets.defs.conventions import table_asset
+from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.results import result_of
+from glr_assets.defs.shards import OPENIMAGES_PARTS, SHARD_BACKFILL, each_shard
+from glr_assets.openimages import annotations, dataset, images
+from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
+from glr_assets.recipes import Execution, OpenImages
+
+AnnotationsConfig = launchpad(openimages=OpenImages)
+OpenImagesConfig = launchpad(openimages=OpenImages, execution=Execution)
+
+
+@table_asset(
+    OPENIMAGES_ANNOTATIONS,
+    group="openimages",
+    code_version=annotations.CODE_VERSION,
+    kinds={"csv"},
+)
+def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One row per box of the recipe's categories, usable or refused with a reason, with its image's rights."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = annotations.make_openimages_annotations(platform.open_openimages(), store, recipe.openimages, recipe.seed)
+    return result_of(made, OPENIMAGES_ANNOTATIONS, store)
+
+
+@table_asset(
+    OPENIMAGES_IMAGES,
+    name="openimages_images",
+    group="openimages",
+    code_version=images.CODE_VERSION,
+    kinds={"tar", "jpeg"},
+    deps=["openimages_annotations"],
+    partitions_def=OPENIMAGES_PARTS,
+    backfill_policy=SHARD_BACKFILL,
+)
+def openimages_images_parts(
+    context: dg.AssetExecutionContext,
+    config: OpenImagesConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> Iterator[dg.MaterializeResult]:
+    """One partition per part of the images with usable boxes: obtained byte for byte, or missing with a reason."""
+    root, store, recipe = platform.open_openimages(), platform.open_store(), platform.load_recipe(config)
+    yield from each_shard(
+        context,
+        OPENIMAGES_IMAGES,
+        lambda part: images.make_openimages_images(root, store, part, recipe.openimages, recipe.execution),
+        "part",
+    )
+
+
+@table_asset(
+    OPENIMAGES_CLASSIFIER_DATASET,
+    group="openimages",
+    code_version=dataset.CODE_VERSION,
+    kinds={"opencv"},
+    deps=["openimages_annotations", "openimages_images"],
+)
+def openimages_classifier_dataset(config: OpenImagesConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """One row per box: where its labelled crop lies as a tensor and in a webdataset TAR, or why there is none."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = dataset.make_openimages_classifier_dataset(store, recipe.openimages, recipe.execution, recipe.seed)
+    return result_of(made, OPENIMAGES_CLASSIFIER_DATASET, store)
+
+
+ASSETS = [openimages_annotations, openimages_images_parts, openimages_classifier_dataset]

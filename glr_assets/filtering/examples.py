@@ -1,0 +1,137 @@
+"""What the classifier learns from: labelled crops of Open Images, and photographs that show their landmark.
+
+Photographs are those that geometry verified, where there are any: of the others some show no landmark, and teaching
+that these do would teach the opposite of what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from glr_assets.errors import ClassifierError
+from glr_assets.images.reader import ImageReader
+from glr_assets.manifests import kept_images
+from glr_assets.openimages.crop_files import png, read_crops
+from glr_assets.openimages.plan import KEPT, TRAIN
+from glr_assets.openimages.schemas import OPENIMAGES_CLASSIFIER_DATASET
+from glr_assets.recipes import Recipe
+from glr_assets.seeded import seeded_hash
+from glr_assets.store import Store
+from glr_assets.tables import fixed_width, read_table
+from glr_assets.training.photographs import TrainingSet
+from glr_assets.verification.schemas import CLEANED_MANIFEST
+
+#: Crops of a category that are learned from, at most: enough to tell six kinds of things from buildings, in memory.
+MOST_CROPS: Final = 4000
+_PLACE = ("image_id", "box", "class", "split", "file", "row")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures whose class is known: the categories of Open Images in the recipe's order, and last `a landmark`.
+
+    Attributes:
+        classes: names in the order of class numbers.
+        training: pictures that teach; their `landmark_ids` are class numbers.
+        held_out: pictures that set the threshold. No photograph of Open Images has crops in both.
+        verified: whether the landmark photographs are those that geometry verified.
+    """
+
+    classes: tuple[str, ...]
+    training: TrainingSet
+    held_out: TrainingSet
+    verified: bool
+
+    @property
+    def landmark(self) -> int:
+        """The class number of landmark photographs."""
+        return len(self.classes) - 1
+
+
+def verified_ids(store: Store) -> pa.Array:
+    """The images that geometry verified, as `cleaned_manifest` keeps them."""
+    rows = read_table(store, CLEANED_MANIFEST, ["id", "decision"])
+    return rows.filter(pc.equal(rows["decision"], "kept"))["id"].combine_chunks()
+
+
+def gather_examples(store: Store, recipe: Recipe) -> Examples:
+    """Draw them: at most `MOST_CROPS` of a category, and landmark photographs in proportion, by seeded orders.
+
+    Raises:
+        ClassifierError: there is no crop, or no landmark photograph.
+        MissingInputError: dataset, manifest or images have not been made.
+    """
+    crops = _drawn_crops(store, recipe.seed)
+    photographs, verified = _drawn_photographs(store, recipe, crops.num_rows)
+    if not crops.num_rows or not photographs.num_rows:
+        raise ClassifierError(
+            f"non_landmark_classifier: found {crops.num_rows} crops of Open Images and {photographs.num_rows} landmark "
+            "photographs, expected some of each; set [openimages] categories that have boxes, or [filter] manifest"
+        )
+    classes = (*recipe.openimages.categories, "a landmark")
+    shown = {_crop_name(row): row["class"] for row in crops.to_pylist()}
+    shown |= {f"photograph {name}": len(classes) - 1 for name in photographs["id"].to_pylist()}
+    names = pa.array([f"photograph {name}" for name in photographs["id"].to_pylist()])
+    out = seeded_hash(names, recipe.seed, "filter held out") < np.uint64(recipe.filter.validation * 2**64)
+    held_out = {_crop_name(row) for row in crops.to_pylist() if row["split"] != TRAIN}
+    held_out |= set(names.filter(pa.array(out)).to_pylist())
+    read = _reader(store, crops, recipe.openimages.size, photographs["id"].to_pylist())
+
+    def part(wanted: Callable[[str], bool]) -> TrainingSet:
+        ids = tuple(name for name in sorted(shown) if wanted(name))
+        return TrainingSet(ids, tuple(shown[name] for name in ids), read)
+
+    training = part(lambda name: name not in held_out)
+    return Examples(classes, training, part(held_out.__contains__), verified)
+
+
+def _drawn_crops(store: Store, seed: int) -> pa.Table:
+    rows = read_table(store, OPENIMAGES_CLASSIFIER_DATASET, [*_PLACE, "decision"])
+    rows = rows.filter(pc.equal(rows["decision"], KEPT)).drop_columns("decision").combine_chunks()
+    names = pa.array([_crop_name(row) for row in rows.to_pylist()], pa.string())
+    classes = rows["class"].to_numpy()
+    order = np.lexsort((seeded_hash(names, seed, "filter crops"), classes))
+    ordered = classes[order]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    return rows.take(pa.array(np.sort(order[np.arange(len(order)) - starts < MOST_CROPS])))
+
+
+def _drawn_photographs(store: Store, recipe: Recipe, crops: int) -> tuple[pa.Table, bool]:
+    rows = kept_images(store, recipe.filter.manifest)
+    sure = rows.filter(pc.is_in(rows["id"], verified_ids(store)))
+    chosen = sure if sure.num_rows else rows
+    order = np.lexsort((fixed_width(chosen["id"]), seeded_hash(chosen["id"], recipe.seed, "filter photographs")))
+    wanted = round(recipe.filter.landmarks * crops)
+    return chosen.take(pa.array(np.sort(order[:wanted]))), bool(sure.num_rows)
+
+
+def _crop_name(row: dict[str, object]) -> str:
+    return f"crop {row['image_id']} {row['box']}"
+
+
+def _reader(store: Store, crops: pa.Table, size: int, photographs: list[str]) -> Callable[[str], bytes]:
+    """Encoded pictures by name: crops are held in memory as PNG, photographs read by range."""
+    held = dict(_read_all(store, crops, size))
+    stored = ImageReader.of_split(store, "train", photographs)
+
+    def read(name: str) -> bytes:
+        kind, _, image_id = name.partition(" ")
+        return stored.read(image_id) if kind == "photograph" else held[name]
+
+    return read
+
+
+def _read_all(store: Store, crops: pa.Table, size: int) -> Iterator[tuple[str, bytes]]:
+    rows = sorted(crops.to_pylist(), key=itemgetter("file", "row"))
+    for file, group in groupby(rows, key=itemgetter("file")):
+        of_file = list(group)
+        pixels = read_crops(store, file, [row["row"] for row in of_file], size)
+        yield from ((_crop_name(row), png(found)) for row, found in zip(of_file, pixels, strict=True))

@@ -1,0 +1,30 @@
+"""What every table of a recipe has in common, and how to run."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys, values out of range and of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Execution(Section):
+    """How to run, which never changes what comes out and so is no part of an asset's version."""
+
+    workers: int = Field(0, ge=0, le=256, description="threads that decode images; 0 = one a core")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run; auto = a GPU if any")
+    processes: int = Field(
+        1, ge=1, le=64, description="processes of this machine that train the embedder together; on GPUs one GPU each"
+    )
+    retry_failed: bool = Field(False, description="read and decode once more the images of a shard that failed before")
+
+    @property
+    def threads(self) -> int:
+        """`workers`, or one a core of this machine."""
+        return self.workers or os.cpu_count() or 1

@@ -1,0 +1,165 @@
+"""A bucket of tiny shards, and ticks of sensors whose requests are carried out in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import PartitionBackfill
+
+from glr_assets.defs.automation import SCHEDULES, SENSORS
+from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
+from glr_assets.defs.platform import Platform
+from glr_assets_tests.automation.tiny_shards import Shards
+from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
+
+
+class Desk:
+    """What the daemon does with sensors and schedules, in this process: ticks with cursors, and the runs asked for."""
+
+    def __init__(self, platform: Platform, instance: dg.DagsterInstance) -> None:
+        self.platform, self.instance = platform, instance
+        self.definitions = build_definitions(platform)
+        self.cursors: dict[str, str | None] = {}
+
+    def tick(self, name: str) -> list[dg.RunRequest]:
+        """One tick; partitions are registered, runs are only given back."""
+        (sensor,) = (found for found in SENSORS if found.name == name)
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursors.get(name),
+            definitions=self.definitions,
+            resources={"platform": self.platform},
+        ) as context:
+            found = sensor.evaluate_tick(context)
+            self.skipped = found.skip_message or ""
+            self.cursors[name] = found.cursor
+        for request in found.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        return list(found.run_requests or [])
+
+    def night(self, name: str) -> list[dg.RunRequest]:
+        """One tick of a schedule."""
+        (schedule,) = (found for found in SCHEDULES if found.name == name)
+        with dg.build_schedule_context(
+            instance=self.instance,
+            repository_def=self.definitions.get_repository_def(),
+            resources={"platform": self.platform},
+            scheduled_execution_time=datetime(2026, 11, 21, 2, tzinfo=UTC),
+        ) as context:
+            found = schedule.evaluate_tick(context)
+        self.skipped = found.skip_message or ""
+        return list(found.run_requests or [])
+
+    def carry_out(self, requests: Sequence[dg.RunRequest], job_assets: Sequence[str] = ()) -> list[bool]:
+        """The runs, one after the other; whether each ended well."""
+        return [self._run(request, job_assets) for request in requests]
+
+    def _run(self, request: dg.RunRequest, job_assets: Sequence[str]) -> bool:
+        assets = request.asset_selection or [dg.AssetKey(name) for name in job_assets]
+        return dg.materialize(
+            [*ASSETS, *ASSET_CHECKS],
+            selection=dg.AssetSelection.assets(*assets),
+            instance=self.instance,
+            resources={"platform": self.platform},
+            tags=request.tags,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        ).success
+
+    def pretend_run(self, *assets: str, **tags: str) -> dg.DagsterRun:
+        """A run that never ends, as another process' is."""
+        run = dg.DagsterRun(
+            job_name="__ASSET_JOB",
+            status=dg.DagsterRunStatus.STARTED,
+            asset_selection=frozenset(dg.AssetKey(name) for name in assets),
+            tags={f"dagster/{name}": value for name, value in tags.items()},
+        )
+        return self.instance.add_run(run)
+
+    def pretend_backfill(self, asset: str, keys: Sequence[str]) -> PartitionBackfill:
+        """A backfill of the UI that no daemon has taken up yet."""
+        backfill = PartitionBackfill.from_asset_partitions(
+            asset_graph=self.definitions.resolve_asset_graph(),
+            backfill_id="abcdefgh",
+            tags={},
+            backfill_timestamp=1.8e9,
+            asset_selection=[dg.AssetKey(asset)],
+            partition_names=list(keys),
+            dynamic_partitions_store=self.instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+        self.instance.add_backfill(backfill)
+        return backfill
+
+    def to_images(self) -> None:
+        """Everything registered, and the tables made."""
+        self.tick("new_shards")
+        assert self.carry_out(self.tick("ingest_new_shards")) == [True]
+
+
+def ranges(requests: Sequence[dg.RunRequest]) -> list[tuple[str, ...]]:
+    """What is asked for: assets, first and last partition of each run."""
+    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    return [
+        (
+            "+".join(key.to_user_string() for key in request.asset_selection or ()),
+            *(request.tags[end] for end in ends if end in request.tags),
+        )
+        for request in requests
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small images and an embedder that is brought in."""
+    folder = tmp_path_factory.mktemp("recipe")
+    tables: dict[str, Any] = {"images": {"min_side": 32}, "verification": {"max_false_rate": 0.05}}
+    return write_recipe(folder / "tiny.toml", write_pooling_embedder(folder / "grid.pt"), **tables)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Callable[..., Shards]:
+    def make(there: int, of: int | None = None) -> Shards:
+        return Shards(tmp_path / "bucket", there, of or there)
+
+    return make
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_recipe: Path) -> Iterator[Desk]:
+    platform = Platform(source=str(tmp_path / "bucket"), store=str(tmp_path / "store"), recipe=str(tiny_recipe))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Desk(platform, instance)
+
+
+@pytest.fixture
+def lasting_desk(tmp_path: Path, desk: Desk) -> Iterator[Desk]:
+    """The same with an instance in a folder, by which contexts of schedules open it."""
+    (tmp_path / "instance").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
+        yield Desk(desk.platform, instance)
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards that fail are tried again at once."""
+    monkeypatch.setattr("glr_assets.images.ingest.RETRY_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="session")
+def recipe_with_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small recipe with an embedder that is brought in, for a bucket of photographs."""
+    folder = tmp_path_factory.mktemp("grid")
+    return write_recipe(folder / "grid.toml", write_pooling_embedder(folder / "grid.pt"))

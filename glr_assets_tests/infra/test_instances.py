@@ -1,0 +1,122 @@
+"""The instances' configuration, as Dagster itself reads it, and the executors of the code locations."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.errors import DagsterInvalidConfigError
+from dagster._core.instance.config import dagster_instance_config
+from dagster._core.run_coordinator import QueuedRunCoordinator
+
+from glr_assets.defs.conventions import GPU_TAGS
+from glr_assets.defs.executors import CELERY_SETTINGS, DEFAULT_QUEUE
+from glr_assets_tests.infra.cluster import ROOT
+
+INFRA = ROOT / "infra"
+
+
+def home(folder: Path, kind: str) -> str:
+    shutil.copy(INFRA / kind / "dagster.yaml", folder)
+    return str(folder)
+
+
+def test_the_laptops_instance_opens(tmp_path: Path) -> None:
+    with dg.DagsterInstance.from_config(home(tmp_path, "laptop")) as instance:
+        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        assert instance.run_monitoring_enabled
+        assert not instance.telemetry_enabled
+
+
+def test_the_teams_instance_is_what_dagster_reads(tmp_path: Path) -> None:
+    config, _ = dagster_instance_config(home(tmp_path, "team"))
+    assert set(config["storage"]) == {"postgres"}
+    assert config["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": True}
+    assert config["run_monitoring"]["enabled"]
+    assert config["freshness"] == {"enabled": True}
+    assert config["telemetry"] == {"enabled": False}
+    assert config["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
+
+
+@pytest.mark.parametrize("kind", ["laptop", "team"])
+def test_a_misspelt_key_is_refused(kind: str, tmp_path: Path) -> None:
+    path = Path(home(tmp_path, kind)) / "dagster.yaml"
+    path.write_text(path.read_text().replace("start_timeout_seconds", "start_timeout_second"))
+    with pytest.raises(DagsterInvalidConfigError, match="start_timeout_second"):
+        dagster_instance_config(str(tmp_path))
+
+
+def test_the_teams_database_is_told_by_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dagster_postgres")
+    from dagster_postgres.utils import pg_url_from_config
+
+    told = yaml.safe_load((INFRA / "team" / "dagster.yaml").read_text())["storage"]["postgres"]["postgres_db"]
+    names = {key: value["env"] for key, value in told.items() if isinstance(value, dict)}
+    assert names.keys() == {"hostname", "port", "db_name", "username", "password"}
+    for key, variable in names.items():
+        monkeypatch.setenv(variable, "5432" if key == "port" else f"the-{key}")
+    config, _ = dagster_instance_config(home(tmp_path, "team"))
+    given = {key: value if key == "scheme" else f"the-{key}" for key, value in told.items()}
+    given |= {"port": 5432, "params": {}}
+    # SQLAlchemy finds the driver that dagster-postgres brings.
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(pg_url_from_config({"postgres_db": given}))
+    assert engine.driver == "psycopg2"
+    assert set(config["storage"]["postgres"]["postgres_db"]) >= set(names)
+
+
+def test_each_code_location_has_its_executor() -> None:
+    pytest.importorskip("dagster_celery")
+    pytest.importorskip("dagster_k8s")
+    from glr_assets import clusters, definitions
+
+    found = {}
+    for name, location in (("own", definitions.defs), ("celery", clusters.celery), ("k8s", clusters.kubernetes)):
+        built = location()
+        found[name] = {job.executor_def.name for job in built.resolve_all_job_defs()}
+        assert built.resolve_asset_graph().get_all_asset_keys()
+    assert found == {"own": {"multi_or_in_process_executor"}, "celery": {"celery"}, "k8s": {"k8s"}}
+
+
+def test_loading_a_code_location_asks_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dagster_celery")
+    from glr_assets import clusters
+
+    monkeypatch.delenv("GLR_REDIS_URL", raising=False)
+    assert clusters.celery() is not None
+
+
+def test_workers_need_their_broker_and_have_the_executors_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dagster_celery")
+    import importlib
+    import sys
+
+    from glr_assets.errors import SettingsError
+
+    monkeypatch.delitem(sys.modules, "glr_assets.defs.workers", raising=False)
+    monkeypatch.delenv("GLR_REDIS_URL", raising=False)
+    with pytest.raises(SettingsError, match="GLR_REDIS_URL is not set"):
+        importlib.import_module("glr_assets.defs.workers")
+    monkeypatch.setenv("GLR_REDIS_URL", "redis://127.0.0.1:1/3")
+    app = importlib.import_module("glr_assets.defs.workers").app
+    assert app.conf.broker_url == app.conf.result_backend == "redis://127.0.0.1:1/3"
+    for name, value in CELERY_SETTINGS.items():
+        assert app.conf[name] == value, name
+    # Names that Celery does not know it would pass over in silence.
+    from celery.app.defaults import NAMESPACES, flatten
+
+    assert set(CELERY_SETTINGS) <= {name for name, _ in flatten(NAMESPACES)}
+
+
+def test_the_workers_of_compose_serve_every_queue_of_the_assets() -> None:
+    queues = {DEFAULT_QUEUE, GPU_TAGS["dagster-celery/queue"]}
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
+    further = yaml.safe_load((INFRA / "celery" / "compose.yaml").read_text())["services"]
+    alone = compose["worker"]["environment"]["GLR_QUEUES"]
+    assert set(alone.removeprefix("${GLR_CPU_QUEUES:-").removesuffix("}").split(",")) == queues
+    assert {further[name]["environment"]["GLR_QUEUES"] for name in ("worker", "worker-gpu")} == queues
+    assert "-Q gpu " in compose["worker-gpu"]["command"][2]
