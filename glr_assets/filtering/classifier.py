@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -57,6 +58,8 @@ class FilterConfig(BaseModel):
     """the categories in the order of its numbers; the last is `a landmark`"""
     image_size: int
     precision: Literal["float32", "bfloat16"]
+    layers: int = 1
+    """classifiers that the network holds: a picture is told by that which has not learned from its fold"""
 
 
 def make_non_landmark_classifier(
@@ -99,11 +102,16 @@ def make_non_landmark_classifier(
         examples = gather_examples(store, recipe)
         module, figures = (_probed if section.torchscript else _trained)(store, writer, folder, examples, recipe, live)
         writer.write(f"{folder}/{SCRIPT_NAME}", script_bytes(module))
-        config = FilterConfig(classes=examples.classes, image_size=section.image_size, precision=section.precision)
+        config = FilterConfig(
+            classes=examples.classes,
+            image_size=section.image_size,
+            precision=section.precision,
+            layers=int(figures.get("layers") or 1),
+        )
         writer.json(f"{folder}/{CONFIG_NAME}", config.model_dump(mode="json"))
         held_out = examples.held_out
         images = (held_out.read(name) for name in held_out.ids)
-        found = probabilities(module, config, images, recipe.execution)
+        found = probabilities(module, config, held_out.ids, images, recipe.execution)
         shown = np.array(held_out.landmark_ids, np.int64)
         writer.table(NON_LANDMARK_VALIDATION, _validation(held_out.ids, shown, found, examples))
         right = found.argmax(axis=1) == shown
@@ -112,7 +120,7 @@ def make_non_landmark_classifier(
             "classes": len(examples.classes),
             "training_images": len(examples.training),
             "held_out": len(held_out),
-            "photographs_verified": examples.verified,
+            "photographs_a_crop": examples.balance,
             "held_out_top1": float(right.mean()) if len(right) else None,
         }
 
@@ -127,7 +135,13 @@ def _validation(names: tuple[str, ...], shown: npt.NDArray[np.int64], found: Flo
     scores, categories = scores_of(found, examples.classes)
     return NON_LANDMARK_VALIDATION.rows(
         [
-            {"picture": name, "shown": examples.classes[number], "category": category, "score": score}
+            {
+                "picture": name,
+                "shown": examples.classes[number],
+                "verified": name in examples.verified,
+                "category": category,
+                "score": score,
+            }
             for name, number, category, score in zip(names, shown.tolist(), categories, scores.tolist(), strict=True)
         ]
     )
@@ -142,6 +156,8 @@ def _trained(
     writer.write(f"{folder}/{CURVES_NAME}", learning_curves(fitted.history))
     writer.json(f"{folder}/{HISTORY_NAME}", {"epochs": epochs_of(fitted.history)})
     figures: Summary = {"epochs": len(fitted.history), "loss": fitted.history[-1].loss}
+    # As if it had been shown as many crops as photographs (Saerens, Latinne and Decaestecker 2002).
+    fitted.network.head.bias.data[examples.landmark] -= math.log(examples.balance)
     return export(fitted.network, recipe.filter.image_size), figures
 
 
@@ -167,7 +183,7 @@ def _fitted(store: Store, folder: str, examples: Examples, recipe: Recipe, live:
 def _probed(
     store: Store, writer: Writer, folder: str, examples: Examples, recipe: Recipe, live: LiveTraining
 ) -> tuple[Any, Summary]:
-    from glr_assets.filtering.probe import Probe, chosen_penalty, fit_layer
+    from glr_assets.filtering.probe import FOLDS, Probe, fit_layers
     from glr_assets.training.embedder import bring_in, embed, export
 
     section, execution, training = recipe.filter, recipe.execution, examples.training
@@ -182,19 +198,30 @@ def _probed(
         precision=section.precision,
     )
     vectors, shown = found.astype(np.float64), np.array(training.landmark_ids, np.int64)
-    penalty = chosen_penalty(vectors, shown, training.ids, len(examples.classes))
-    live.told(f"a layer behind {Path(str(section.torchscript)).name}, of {len(training)} pictures, penalty {penalty:g}")
-    layer = fit_layer(vectors, shown, len(examples.classes), penalty)
-    return export(Probe(module.cpu(), *layer).eval(), section.image_size), {"penalty": penalty}
+    counts = np.where(shown == examples.landmark, 1.0, examples.balance)
+    weights, offsets, penalty = fit_layers(vectors, shown, counts, training.ids, len(examples.classes))
+    live.told(f"layers behind {Path(str(section.torchscript)).name}, of {len(training)} pictures, penalty {penalty:g}")
+    probe = Probe(module.cpu(), weights, offsets).eval()
+    return export(probe, section.image_size), {"penalty": penalty, "layers": FOLDS}
 
 
-def probabilities(module: Any, config: FilterConfig, images: Iterable[Picture], execution: Execution) -> Floats:
+def probabilities(
+    module: Any, config: FilterConfig, names: Sequence[str], images: Iterable[Picture], execution: Execution
+) -> Floats:
     """Shares of the classes for each picture, float64 [n, classes], each row adding up to 1.
+
+    Args:
+        module: the classifier.
+        config: what it is.
+        names: of the pictures, as they were called among the examples.
+        images: the pictures.
+        execution: where, and with how many threads.
 
     Raises:
         EmbedderError: a picture that cannot be decoded.
         ClassifierError: logits that are not finite.
     """
+    from glr_assets.filtering.probe import fold_of
     from glr_assets.training.embedder import module_outputs
 
     found = module_outputs(
@@ -205,11 +232,13 @@ def probabilities(module: Any, config: FilterConfig, images: Iterable[Picture], 
         workers=execution.threads,
         precision=config.precision,
     )
-    logits = np.asarray(found.numpy(), np.float64)
-    if not np.isfinite(logits).all():
+    layers = np.asarray(found.numpy(), np.float64).reshape(len(names), config.layers, len(config.classes))
+    if not np.isfinite(layers).all():
         raise ClassifierError(
             f"{ASSET}: it gives logits that are not finite; lower [filter] learning_rate and materialise it again"
         )
+    own = np.array([fold_of(name) % config.layers for name in names], np.int64)
+    logits = layers[np.arange(len(names)), own]
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float64)
 

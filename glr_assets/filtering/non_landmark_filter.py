@@ -130,8 +130,9 @@ def make_non_landmark_filter(store: Store, recipe: Filter) -> Made:
     def build(writer: Writer) -> Summary:
         validation = read_table(store, NON_LANDMARK_VALIDATION)
         shows = np.asarray(pc.equal(validation["shown"], LANDMARK).to_numpy(zero_copy_only=False))
+        sure = np.asarray(validation["verified"].to_numpy(zero_copy_only=False))
         held_out = validation["score"].to_numpy()
-        landmarks, others = held_out[shows], held_out[~shows]
+        landmarks, others = held_out[shows & sure if (shows & sure).any() else shows], held_out[~shows]
         threshold = recipe.threshold or threshold_of(landmarks, recipe.max_false_rate)
         scores = pa.concat_tables(read_table(store, NON_LANDMARK_SCORES, shard=shard) for shard in sorted(shards))
         found = decide(images, scores.sort_by("id"), verified_ids(store), threshold, recipe.spare_verified)

@@ -1,7 +1,8 @@
-"""A brought-in embedder with a linear classifier behind it: nothing is trained but one layer.
+"""A brought-in embedder with linear classifiers behind it: nothing is trained but these layers.
 
-The layer is a multinomial logistic regression on vectors of unit length, drawn to 0 by a penalty that is chosen by
-cross-validation. It is solved exactly, so that the same vectors give the same layer.
+A layer is a multinomial logistic regression on vectors of unit length, drawn to 0 by a penalty that is chosen by
+cross-validation. It is solved exactly, so that the same vectors give the same layer. There are `FOLDS` of them, each
+without one fold of the examples: a picture is told by the layer that has not learned from it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FOLDS: Final = 5
 
 
 class Probe(nn.Module):
-    """[B, 3, H, W] normalised RGB to logits float32 [B, classes]."""
+    """[B, 3, H, W] normalised RGB to logits float32 [B, layers · classes], layer after layer."""
 
     def __init__(self, inner: nn.Module, weights: Floats, offsets: Floats) -> None:
         super().__init__()
@@ -37,16 +38,19 @@ class Probe(nn.Module):
             self.head.bias.copy_(torch.from_numpy(offsets))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits float32 [B, classes]."""
+        """Logits float32 [B, layers · classes]."""
         return self.head(F.normalize(self.inner(pixels).float()))
 
 
-def fit_layer(vectors: Floats, shown: npt.NDArray[np.int64], classes: int, penalty: float) -> tuple[Floats, Floats]:
+def fit_layer(
+    vectors: Floats, shown: npt.NDArray[np.int64], counts: Floats, classes: int, penalty: float
+) -> tuple[Floats, Floats]:
     """Weights [classes, D] and offsets [classes] of the penalised logistic regression.
 
     Args:
         vectors: [n, D].
         shown: class numbers [n].
+        counts: how often each example counts [n].
         classes: how many there are; one of which there is no example gets the lowest odds.
         penalty: of half the squared weights; offsets are free but for a trace that keeps them finite.
     """
@@ -62,8 +66,8 @@ def fit_layer(vectors: Floats, shown: npt.NDArray[np.int64], classes: int, penal
         top = logits.max(axis=1, keepdims=True)
         shares = np.exp(logits - top)
         total = shares.sum(axis=1, keepdims=True)
-        likely = float((logits[truth > 0] - (top + np.log(total))[:, 0]).sum())
-        away = shares / total - truth
+        likely = float((counts * (logits[truth > 0] - (top + np.log(total))[:, 0])).sum())
+        away = counts[:, np.newaxis] * (shares / total - truth)
         of_weights = away.T @ vectors + penalty * weights
         of_offsets = away.sum(axis=0) + 1e-3 * offsets
         value = 0.5 * penalty * float((weights**2).sum()) + 0.5e-3 * float((offsets**2).sum()) - likely
@@ -73,20 +77,41 @@ def fit_layer(vectors: Floats, shown: npt.NDArray[np.int64], classes: int, penal
     return found[: classes * width].reshape(classes, width), found[classes * width :]
 
 
-def chosen_penalty(vectors: Floats, shown: npt.NDArray[np.int64], names: Sequence[str], classes: int) -> float:
-    """Of `PENALTIES` the one of the least cross-validated loss; folds go by the pictures' names."""
-    fold = np.array([derived_seed("fold of the filter", name) % FOLDS for name in names])
-    losses = []
+def fit_layers(
+    vectors: Floats, shown: npt.NDArray[np.int64], counts: Floats, names: Sequence[str], classes: int
+) -> tuple[Floats, Floats, float]:
+    """The layers one after the other, and their penalty: of `PENALTIES` the one of the least cross-validated loss.
+
+    Args:
+        vectors: [n, D].
+        shown: class numbers [n].
+        counts: how often each example counts [n].
+        names: of the examples [n], by which they fall into folds.
+        classes: how many there are.
+
+    Returns:
+        Weights [FOLDS · classes, D], offsets [FOLDS · classes], the penalty.
+    """
+    fold = np.array([fold_of(name) for name in names])
+    best: tuple[float, list[tuple[Floats, Floats]], float] | None = None
     for penalty in PENALTIES:
-        total = 0.0
-        for number in range(FOLDS):
+        layers = [
+            fit_layer(vectors[fold != number], shown[fold != number], counts[fold != number], classes, penalty)
+            for number in range(FOLDS)
+        ]
+        loss = 0.0
+        for number, (weights, offsets) in enumerate(layers):
             mine = fold == number
-            if not mine.any() or mine.all():
-                continue
-            weights, offsets = fit_layer(vectors[~mine], shown[~mine], classes, penalty)
             logits = vectors[mine] @ weights.T + offsets
-            top = logits.max(axis=1)
+            top = logits.max(axis=1, initial=-np.inf)
             all_of_them = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
-            total += float((all_of_them - logits[np.arange(len(logits)), shown[mine]]).sum())
-        losses.append(total)
-    return PENALTIES[int(np.argmin(losses))]
+            loss += float((counts[mine] * (all_of_them - logits[np.arange(len(logits)), shown[mine]])).sum())
+        if best is None or loss < best[0]:
+            best = (loss, layers, penalty)
+    assert best is not None
+    return np.concatenate([w for w, _ in best[1]]), np.concatenate([b for _, b in best[1]]), best[2]
+
+
+def fold_of(name: str) -> int:
+    """The fold of an example: the layer of that number has not learned from it."""
+    return derived_seed("fold of the filter", name) % FOLDS

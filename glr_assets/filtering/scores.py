@@ -11,6 +11,7 @@ import pyarrow as pa
 from glr_assets.errors import EmbedderError, StoreError
 from glr_assets.filtering.classifier import ASSET as CLASSIFIER
 from glr_assets.filtering.classifier import FilterConfig, probabilities, scores_of
+from glr_assets.filtering.examples import photograph_name
 from glr_assets.images.reader import ImageReader
 from glr_assets.openimages.schemas import NON_LANDMARK_SCORES
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
@@ -60,7 +61,8 @@ def _scored(reader: ImageReader, opened: Opened, execution: Execution) -> Iterat
         pixels = [_pixels(reader, image_id) for image_id in ids]
         readable = [found for found in pixels if not isinstance(found, str)]
         module, config = opened()
-        scores, categories = scores_of(probabilities(module, config, readable, execution), config.classes)
+        names = [photograph_name(name) for name, found in zip(ids, pixels, strict=True) if not isinstance(found, str)]
+        scores, categories = scores_of(probabilities(module, config, names, readable, execution), config.classes)
         told = iter(zip(scores.tolist(), categories, strict=True))
         yield NON_LANDMARK_SCORES.rows([_row(name, found, told) for name, found in zip(ids, pixels, strict=True)])
 

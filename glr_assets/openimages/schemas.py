@@ -128,6 +128,7 @@ NON_LANDMARK_VALIDATION = Table(
     (
         Column("picture", pa.string(), "crop ImageID and box, or photograph and id"),
         Column("shown", pa.string(), "Its class: a category, or a landmark"),
+        Column("verified", pa.bool_(), "Whether geometry verified the photograph"),
         Column("category", pa.string(), "The likeliest category, whatever it shows"),
         Column("score", pa.float64(), "Share of all classes but `a landmark`"),
     ),

@@ -233,7 +233,7 @@ class Filter(Classifying):
     backbone: BackboneName = Field("resnet-50", description="architecture, built with transformers")
     image_size: int = Field(128, ge=28, le=1024, description="side in pixels of the square it sees")
     landmarks: float = Field(
-        1.0, gt=0, le=100, description="landmark photographs that it learns from, as a multiple of the crops"
+        4.0, gt=0, le=100, description="landmark photographs that it learns from, as a multiple of the crops"
     )
     validation: float = Field(
         0.2, gt=0, lt=1, description="share of these photographs that are held out, to set the threshold"

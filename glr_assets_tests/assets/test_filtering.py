@@ -11,6 +11,7 @@ import pytest
 
 from glr_assets.defs.platform import Platform
 from glr_assets.filtering.classifier import make_non_landmark_classifier, open_filter, probabilities
+from glr_assets.filtering.examples import photograph_name
 from glr_assets.images.reader import ImageReader
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.manifests import kept_images
@@ -55,7 +56,8 @@ def test_each_stored_image_has_the_score_of_the_kept_network(
     rows = [row for key in shards for row in read_table(store, NON_LANDMARK_SCORES, shard=key).to_pylist()]
     assert sorted(row["id"] for row in rows) == sorted(reader.ids)
     for row in rows[:5]:
-        (alone,) = probabilities(module, config, [reader.read(row["id"])], recipe.execution)
+        name = photograph_name(row["id"])
+        (alone,) = probabilities(module, config, [name], [reader.read(row["id"])], recipe.execution)
         assert row["score"] == pytest.approx(1 - alone[-1], abs=2e-3)
         assert row["category"] == config.classes[int(alone[:-1].argmax())]
     held_out = read_table(store, NON_LANDMARK_VALIDATION)

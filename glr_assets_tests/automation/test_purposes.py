@@ -109,11 +109,8 @@ def test_definitions_load_within_two_seconds_of_cpu() -> None:
         "defs().resolve_asset_graph()\n"
         "print(time.process_time() - began)\n"
     )
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(2)
-    ]
-    assert min(times) < 2.0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.0
 
 
 def test_what_has_no_partitions_runs_in_one_process_where_steps_are_processes_of_one_machine() -> None:

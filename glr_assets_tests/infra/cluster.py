@@ -25,6 +25,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE = 120.0
+#: What infra/compose.yaml tells the clients of S3: they outlast a server that is away for half a minute.
+PATIENT = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 12}}}
 
 
 def free_port() -> int:

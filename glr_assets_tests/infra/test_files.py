@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from glr_assets.settings import Settings
-from glr_assets_tests.infra.cluster import BIN, ROOT
+from glr_assets_tests.infra.cluster import BIN, PATIENT, ROOT
 
 INFRA = ROOT / "infra"
 COMPOSE = (INFRA / "compose.yaml", *sorted((INFRA / "celery").glob("*.yaml")))
@@ -56,6 +56,16 @@ def test_dockerfiles_keep_to_hadolints_rules(tmp_path: Path) -> None:
     status, told = says("hadolint", spoilt)
     assert status == 1
     assert "DL3006" in told  # an image without its version
+
+
+def test_what_the_image_is_built_from_is_there_and_sent() -> None:
+    copied = re.findall(r"(?m)^COPY (?!--from)(.+) \S+$", (INFRA / "docker" / "Dockerfile").read_text())
+    sources = {source for line in copied for source in line.split()}
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert "infra/constraints.txt" in sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert source.split("/")[0] in sent, source
 
 
 def test_scripts_keep_to_shellchecks_rules(tmp_path: Path) -> None:
@@ -102,10 +112,16 @@ def test_settings_in_compose_are_settings(services: dict[str, Any]) -> None:
     filled = {name: re.sub(r"\$\{\w+:\?[^}]*\}", "given", value) for name, value in filled.items()}
     fields = {name.removeprefix("GLR_").lower(): value for name, value in filled.items() if name.startswith("GLR_")}
     known = {name: value for name, value in fields.items() if name in Settings.model_fields}
+    # What is empty is as if it were unset.
+    known = {name: value for name, value in known.items() if value}
     assert known.keys() == {"source", "source_options", "store", "store_options", "recipe"}
+    assert {name for name in fields if name not in Settings.model_fields} == {"code_host", "redis_url", "worker"} | {
+        "queues",
+        "concurrency",
+    }
     for name in ("source_options", "store_options"):
         known[name] = json.loads(known[name])
-        assert known[name] == {"endpoint_url": "http://s3:8333", "key": "given", "secret": "given"}
+        assert known[name] == {"endpoint_url": "http://s3:8333", "key": "given", "secret": "given"} | PATIENT
     assert Settings(**known).store == "s3://glr-store/v1"
 
 

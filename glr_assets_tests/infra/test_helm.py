@@ -149,8 +149,12 @@ def test_the_charts_instance_is_what_dagster_reads(values: dict[str, Any]) -> No
     assert not process_config(resolve_to_config_type(dagster_instance_config_schema()), spoilt).success
 
 
-def test_the_code_location_is_the_one_for_pods(deployment: dict[str, Any]) -> None:
+def test_the_code_location_is_the_one_for_pods(values: dict[str, Any], deployment: dict[str, Any]) -> None:
     from glr_assets import clusters
+
+    dockerfile = (ROOT / "infra" / "docker" / "Dockerfile").read_text()
+    assert f"DAGSTER_HOME={values['global']['dagsterHome']} " in dockerfile
+    assert f"USER {deployment['podSecurityContext']['runAsUser']}\n" in dockerfile
 
     module, attribute = deployment["codeServerArgs"][1], deployment["codeServerArgs"][3]
     assert module == clusters.__name__

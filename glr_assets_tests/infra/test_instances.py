@@ -69,6 +69,16 @@ def test_the_teams_database_is_told_by_the_environment_alone(tmp_path: Path, mon
     assert set(config["storage"]["postgres"]["postgres_db"]) >= set(names)
 
 
+def test_the_workspace_leads_to_the_code_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+    from dagster._core.workspace.load import location_origins_from_yaml_paths
+
+    monkeypatch.setenv("GLR_CODE_HOST", "code")
+    (origin,) = location_origins_from_yaml_paths([str(INFRA / "team" / "workspace.yaml")])
+    assert isinstance(origin, GrpcServerCodeLocationOrigin)
+    assert (origin.host, origin.port, origin.location_name) == ("code", 4000, "glr_assets")
+
+
 def test_each_code_location_has_its_executor() -> None:
     pytest.importorskip("dagster_celery")
     pytest.importorskip("dagster_k8s")

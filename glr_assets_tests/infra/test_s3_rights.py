@@ -28,26 +28,28 @@ def policy(name: str) -> str:
     return text
 
 
-@pytest.fixture
-def keys(bucket: str, s3_endpoint: str) -> Iterator[dict[str, dict[str, Any]]]:
+@pytest.fixture(scope="module")
+def keys(bucket: str, s3_server: str) -> Iterator[dict[str, dict[str, Any]]]:
     """By policy the options of a user who has that alone; meanwhile the server asks everyone for rights."""
     from botocore.session import get_session
 
-    everything = {"endpoint_url": s3_endpoint}
+    everything = {"endpoint_url": s3_server}
+    root = {"key": "test", "secret": "test"}
     for name in ("rights-source", "rights-store"):
-        Store(f"s3://{name}", everything).fs.mkdir(name)
-    Store("s3://rights-source", everything).fs.put(f"{bucket}/", "rights-source/", recursive=True)
-    Store("s3://rights-store/other", everything).write("mine", b"of another team")
-    iam = get_session().create_client("iam", endpoint_url=s3_endpoint, region_name="us-east-1")
+        Store(f"s3://{name}", everything | root).fs.mkdir(name)
+    Store("s3://rights-source", everything | root).fs.put(f"{bucket}/", "rights-source/", recursive=True)
+    Store("s3://rights-store/other", everything | root).write("mine", b"of another team")
+    names = {"aws_access_key_id": root["key"], "aws_secret_access_key": root["secret"]}
+    iam = get_session().create_client("iam", endpoint_url=s3_server, region_name="us-east-1", **names)
     found = {}
     for name in ("source", "store"):
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name))
         key = iam.create_access_key(UserName=name)["AccessKey"]
         found[name] = everything | {"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
-    httpx.post(f"{s3_endpoint}/moto-api/reset-auth", content=b"0").raise_for_status()
+    httpx.post(f"{s3_server}/moto-api/reset-auth", content=b"0").raise_for_status()
     yield found
-    httpx.post(f"{s3_endpoint}/moto-api/reset-auth", content=b"inf").raise_for_status()
+    httpx.post(f"{s3_server}/moto-api/reset-auth", content=b"inf").raise_for_status()
 
 
 def test_an_ingest_needs_no_more_than_both(keys: dict[str, dict[str, Any]]) -> None:
