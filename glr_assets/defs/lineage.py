@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from glr_assets import errors
+from glr_assets.defs import tags
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
@@ -131,17 +132,17 @@ def _materialise(
     config: Mapping[str, object] | None = None,
 ) -> list[str]:
     """Run one asset, or a range of its shards, with its checks; returns the checks that warn."""
-    tags = {}
+    asked: dict[str, str] = {}
     if shards is not None:
         # A range run: one process and one event stream for all shards, 0.02 s of Dagster's time each.
-        tags = {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[1]}
+        asked = {tags.RANGE_START: shards[0], tags.RANGE_END: shards[1]}
     result = dg.materialize(
         [*ASSETS, *ASSET_CHECKS],
         selection=dg.AssetSelection.assets(key),
         instance=instance,
         resources=definitions.resources,
         run_config=_QUIET | dict(config or {}),
-        tags=tags,
+        tags=asked,
         raise_on_error=False,
     )
     if not result.success:

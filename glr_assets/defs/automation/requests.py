@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    MAX_RETRIES_TAG,
-    RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
-)
 
+from glr_assets.defs import tags
 from glr_assets.defs.shards import SHARD_BACKFILL, contiguous
 
 ASKED_BY_TAG = "glr/asked_by"
@@ -41,7 +36,7 @@ def whole_run(assets: Collection[str], asked_by: str, repository: dg.RepositoryD
     return dg.RunRequest(
         asset_selection=[dg.AssetKey(name) for name in sorted(assets)],
         run_config={"execution": {"config": {"in_process": {}}}} if by_processes else {},
-        tags={ASKED_BY_TAG: asked_by, MAX_RETRIES_TAG: CRASH_RETRIES},
+        tags={ASKED_BY_TAG: asked_by, tags.MAX_RETRIES: CRASH_RETRIES},
     )
 
 
@@ -60,11 +55,11 @@ def range_run(
         run_key=run_key,
         asset_selection=None if assets is None else [dg.AssetKey(name) for name in sorted(assets)],
         tags={
-            ASSET_PARTITION_RANGE_START_TAG: keys[0],
-            ASSET_PARTITION_RANGE_END_TAG: keys[-1],
+            tags.RANGE_START: keys[0],
+            tags.RANGE_END: keys[-1],
             ASKED_BY_TAG: asked_by,
-            MAX_RETRIES_TAG: CRASH_RETRIES,
-            RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false",
+            tags.MAX_RETRIES: CRASH_RETRIES,
+            tags.RETRY_ON_FAILED_STEPS: "false",
         },
     )
 

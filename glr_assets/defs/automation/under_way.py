@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
 
+from glr_assets.defs import tags
 from glr_assets.defs.automation.purposes import EVERYTHING, WALKS
 
 UNFINISHED = [
@@ -23,7 +18,9 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_OPEN_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+_OPEN_BACKFILLS = {"REQUESTED", "CANCELING", "FAILING"}
+#: The latest backfills that are looked at: those of more are not open at once.
+_BACKFILLS = 100
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,8 @@ def under_way(instance: dg.DagsterInstance, graph: AssetGraph, but: str | None =
         for asset in run.asset_selection or _planned(instance, graph, run):
             if graph.has(asset) and run.run_id != but:
                 add(asset, _keys_of_run(instance, graph, asset, run), f"run {run.run_id[:8]}")
-    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_OPEN_BACKFILLS)):
-        if not backfill.is_asset_backfill:
+    for backfill in instance.get_backfills(limit=_BACKFILLS):
+        if backfill.status.value not in _OPEN_BACKFILLS or not backfill.is_asset_backfill:
             continue
         data = backfill.get_asset_backfill_data(graph)
         left = data.target_subset - (data.materialized_subset | data.failed_and_downstream_subset)
@@ -92,11 +89,11 @@ def _keys_of_run(
     partitions = graph.get(asset).partitions_def
     if partitions is None:
         return
-    if PARTITION_NAME_TAG in run.tags:
-        yield run.tags[PARTITION_NAME_TAG]
+    if tags.PARTITION in run.tags:
+        yield run.tags[tags.PARTITION]
         return
     registered = list(partitions.get_partition_keys(dynamic_partitions_store=instance))
-    first, last = (run.tags.get(tag) for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG))
+    first, last = (run.tags.get(tag) for tag in (tags.RANGE_START, tags.RANGE_END))
     if first in registered and last in registered:
         yield from registered[registered.index(first) : registered.index(last) + 1]
     else:

@@ -1,0 +1,9 @@
+"""Tags of runs that Dagster documents, by which partitions, retries and ranges are told."""
+
+from typing import Final
+
+PARTITION: Final = "dagster/partition"
+RANGE_START: Final = "dagster/asset_partition_range_start"
+RANGE_END: Final = "dagster/asset_partition_range_end"
+MAX_RETRIES: Final = "dagster/max_retries"
+RETRY_ON_FAILED_STEPS: Final = "dagster/retry_on_asset_or_op_failure"
