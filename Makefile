@@ -37,7 +37,7 @@ lint: setup ## ruff, types, and which package may import which
 	$(BIN)/lint-imports --no-logo
 
 test: lint ## lint, then every test that is not slow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: setup ## the slow tests: real training, kills at random moments, the photographs beside the checkout
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

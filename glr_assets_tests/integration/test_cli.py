@@ -106,7 +106,7 @@ def test_pack_demo_why_and_score(glr: Glr, photos: Path, quick: str, tmp_path: P
     (story,) = json.loads(glr("why", first, "--store", "store", "--json").stdout)
     assert story["id"] == first
     told_by = [decision["asset"] for decision in story["decisions"]]
-    assert told_by[-1] == "cleaned_manifest"
+    assert told_by[-2:] == ["cleaned_manifest", "non_landmark_filter"]
     assert {"deduped_manifest", "train_extra"} & set(told_by)
     assert "no table" in refused(glr("why", "0000", "--store", "store"))
     assert "embedder has not been made" in refused(glr("models", "--store", "nowhere"))
