@@ -7,12 +7,11 @@ import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
-from glr_assets.defs.results import observation, result_of
+from glr_assets.defs.results import result_of, watched
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.filtering import classifier, non_landmark_filter, scores
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES
 from glr_assets.recipes import Execution, Filter
-from glr_assets.training.kept import Sight
 
 #: What the recipe may filter.
 TO_FILTER = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
@@ -39,11 +38,8 @@ def non_landmark_classifier(
     """One network, photograph to the shares of Open Images' categories and of `a landmark`; its held-out answers."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     warn_without_gpu(context, recipe.execution)
-
-    def seen(sight: Sight) -> None:
-        context.log_event(observation(context.asset_key, sight))
-
-    return result_of(classifier.make_non_landmark_classifier(store, recipe, context.log.info, seen), None, store)
+    made = classifier.make_non_landmark_classifier(store, recipe, context.log.info, watched(context))
+    return result_of(made, None, store)
 
 
 @table_asset(

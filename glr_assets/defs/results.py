@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -94,6 +94,11 @@ def observation(asset_key: dg.AssetKey, sight: Sight, partition: str | None = No
     return dg.AssetObservation(
         asset_key, description=f"epoch {report.epoch} of {report.epochs}", metadata=metadata, partition=partition
     )
+
+
+def watched(context: dg.AssetExecutionContext, partition: str | None = None) -> Callable[[Sight], None]:
+    """Tells a training's curve, as it goes on, on the page of the asset that trains."""
+    return lambda sight: context.log_event(observation(context.asset_key, sight, partition))
 
 
 def result_of(

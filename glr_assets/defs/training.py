@@ -6,14 +6,13 @@ import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
-from glr_assets.defs.results import observation, result_of
+from glr_assets.defs.results import result_of, watched
 from glr_assets.defs.shards import GROUP_BACKFILL, GROUPS, each_shard
 from glr_assets.evaluation.answers import scores_of_answers
 from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import Made
 from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
 from glr_assets.training import group_calibration, group_classifiers, groups, versions
-from glr_assets.training.kept import Sight
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 
 EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
@@ -40,11 +39,7 @@ def embedder(
     """One network, photograph to unit vector: a version's weights, TorchScript, ONNX, record, card and loss curve."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     warn_without_gpu(context, recipe.execution)
-
-    def seen(sight: Sight) -> None:
-        context.log_event(observation(context.asset_key, sight))
-
-    return result_of(versions.make_embedder(store, recipe, context.log.info, seen), None, store)
+    return result_of(versions.make_embedder(store, recipe, context.log.info, watched(context)), None, store)
 
 
 @table_asset(
@@ -84,10 +79,7 @@ def classifiers_of_groups(
     warn_without_gpu(context, recipe.execution)
 
     def made(group: str) -> Made:
-        def seen(sight: Sight) -> None:
-            context.log_event(observation(context.asset_key, sight, group))
-
-        return group_classifiers.make_group_classifier(store, group, recipe, context.log.info, seen)
+        return group_classifiers.make_group_classifier(store, group, recipe, context.log.info, watched(context, group))
 
     yield from each_shard(context, None, made, "group", store)
 

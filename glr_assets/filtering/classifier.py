@@ -96,7 +96,7 @@ def make_non_landmark_classifier(
     folder = f"models/{ASSET}/{digest_of([CODE_VERSION, inputs, parameters])[:12]}"
 
     def build(writer: Writer) -> Summary:
-        from glr_assets.training.embedder import script_bytes
+        from glr_assets.training.torchscript import script_bytes
 
         live = LiveTraining(store, folder, ASSET, told, seen)
         examples = gather_examples(store, recipe)
@@ -150,7 +150,7 @@ def _validation(names: tuple[str, ...], shown: npt.NDArray[np.int64], found: Flo
 def _trained(
     store: Store, writer: Writer, folder: str, examples: Examples, recipe: Recipe, live: LiveTraining
 ) -> tuple[Any, Summary]:
-    from glr_assets.training.embedder import export
+    from glr_assets.training.torchscript import export
 
     fitted = _fitted(store, folder, examples, recipe, live)
     writer.write(f"{folder}/{CURVES_NAME}", learning_curves(fitted.history))
@@ -184,7 +184,8 @@ def _probed(
     store: Store, writer: Writer, folder: str, examples: Examples, recipe: Recipe, live: LiveTraining
 ) -> tuple[Any, Summary]:
     from glr_assets.filtering.probe import FOLDS, Probe, fit_layers
-    from glr_assets.training.embedder import bring_in, embed, export
+    from glr_assets.training.embedding import embed
+    from glr_assets.training.torchscript import bring_in, export
 
     section, execution, training = recipe.filter, recipe.execution, examples.training
     module = bring_in(str(section.torchscript), section.image_size, "filter")
@@ -222,7 +223,7 @@ def probabilities(
         ClassifierError: logits that are not finite.
     """
     from glr_assets.filtering.probe import fold_of
-    from glr_assets.training.embedder import module_outputs
+    from glr_assets.training.embedding import module_outputs
 
     found = module_outputs(
         module,
@@ -263,7 +264,7 @@ def open_filter(store: Store) -> tuple[Any, FilterConfig]:
     """
     import io
 
-    from glr_assets.training.embedder import load_script
+    from glr_assets.training.torchscript import load_script
 
     folder = str(need_receipt(store, ASSET).summary["folder"])
     where = store.full_url(folder)

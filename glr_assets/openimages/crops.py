@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from glr_assets.images.pixels import FORMATS, as_rgb
+from glr_assets.images.turbojpeg import NoPlanesError, decode_planes
 from glr_assets.recipes import OpenImages
 
-CROPS_VERSION: Final = "1"
+if TYPE_CHECKING:
+    from glr_assets.images.resample import Axis
+
+CROPS_VERSION: Final = "2"
 """Goes up when the same bytes and box give other pixels."""
 _PARTS: Final = 10**9
 #: What stands beside a crop that keeps its shape.
 GREY: Final = 128
-#: The inverse DCT halves an image where all crops of it stay this much longer than wanted: what comes out is then
-#: within 45 dB of what a whole decoding gives.
-_SPARE: Final = 2.0
+#: The inverse DCT halves an image where all crops of it stay this much longer than wanted, as when images are stored.
+_SPARE: Final = 1.25
 
 Ints = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
@@ -68,8 +71,9 @@ class Rectangle:
 def cropped(jpeg: bytes, mode: str, boxes: Sequence[Rectangle], turn: int, recipe: OpenImages) -> list[Pixels]:
     """The crops of an image, each RGB uint8 [size, size, 3]; the image is decoded once for all of them.
 
-    A crop is shrunk, or enlarged, by Lanczos over the full support, of its own pixels alone. Where every crop is to be
-    much smaller than its box, the inverse DCT gives a smaller image to begin with, as when images are stored.
+    A crop is shrunk, or enlarged, by Lanczos over the full support, of its own pixels alone, bit for bit as Pillow does
+    it. Where every crop is to be much smaller than its box, the inverse DCT gives smaller planes to begin with, and
+    crops are of these, as when images are stored.
 
     Args:
         jpeg: the whole file.
@@ -80,14 +84,12 @@ def cropped(jpeg: bytes, mode: str, boxes: Sequence[Rectangle], turn: int, recip
     """
     sizes = [_fitted(box.size, recipe) for box in boxes]
     reduction = min((_reduction(box.size, size) for box, size in zip(boxes, sizes, strict=True)), default=1)
-    pixels, reduction = _decoded(jpeg, mode, reduction)
-    # Of decoded pixels most are thrown away: only crops are put into the order of RGB.
+    resample = _of_planes(jpeg, reduction) if reduction > 1 else None
+    resample = resample or _of_pixels(jpeg, mode)
     quarters = turn // 90 if recipe.upright else 0
-    found = []
-    for box, size in zip(boxes, sizes, strict=True):
-        crop = np.rot90(_resampled(pixels, box, size, reduction)[..., ::-1], quarters)
-        found.append(_padded(crop, recipe.size))
-    return found
+    return [
+        _padded(np.rot90(resample(box, size), quarters), recipe.size) for box, size in zip(boxes, sizes, strict=True)
+    ]
 
 
 def _fitted(size: tuple[int, int], recipe: OpenImages) -> tuple[int, int]:
@@ -104,37 +106,77 @@ def _reduction(given: tuple[int, int], wanted: tuple[int, int]) -> int:
     return 1 if spare < 2 else min(2 ** int(math.log2(spare)), 8)
 
 
-def _decoded(jpeg: bytes, mode: str, reduction: int) -> tuple[Pixels, int]:
-    """BGR [H, W, 3] of the pixels as stored, at 1 / reduction of their size, and that reduction."""
+def _of_planes(jpeg: bytes, reduction: int) -> Callable[[Rectangle, tuple[int, int]], Pixels] | None:
+    """Gives boxes of a JPEG's planes, at 1 / reduction, in RGB of a width and height; None where it has none."""
+    import cv2
+
+    from glr_assets.images.resample import resampled
+
+    try:
+        planes = decode_planes(jpeg, reduction)
+    except NoPlanesError:
+        return None
+
+    def of_plane(plane: Pixels, box: Rectangle, size: tuple[int, int], covers: tuple[int, int]) -> Pixels:
+        columns, across = _axis(box.left, box.right, size[0], plane.shape[1], reduction * covers[0])
+        rows, down = _axis(box.top, box.bottom, size[1], plane.shape[0], reduction * covers[1])
+        return resampled(plane[rows, columns], across, down)
+
+    def resample(box: Rectangle, size: tuple[int, int]) -> Pixels:
+        luma = of_plane(planes.luma, box, size, (1, 1))
+        if not planes.chroma:
+            return np.asarray(cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB), np.uint8)
+        blue, red = (of_plane(plane, box, size, planes.covers) for plane in planes.chroma)
+        return np.asarray(cv2.cvtColor(cv2.merge([luma, red, blue]), cv2.COLOR_YCrCb2RGB), np.uint8)
+
+    return resample
+
+
+def _of_pixels(jpeg: bytes, mode: str) -> Callable[[Rectangle, tuple[int, int]], Pixels]:
+    """Gives boxes of a JPEG in RGB of a width and height."""
+    import cv2
+
+    from glr_assets.images.resample import resampled_strips
+
+    pixels = _decoded(jpeg, mode)
+
+    def resample(box: Rectangle, size: tuple[int, int]) -> Pixels:
+        columns, across = _axis(box.left, box.right, size[0], pixels.shape[1])
+        rows, down = _axis(box.top, box.bottom, size[1], pixels.shape[0])
+        bands = cv2.split(np.ascontiguousarray(pixels[rows, columns]))
+        # Of decoded pixels most are thrown away: only crops are put into the order of RGB.
+        blue, green, red = resampled_strips([list(map(np.asarray, bands))], across, down)
+        return np.asarray(cv2.merge([red, green, blue]), np.uint8)
+
+    return resample
+
+
+def _axis(low: int, high: int, wanted: int, there: int, covers: int = 1) -> tuple[slice, Axis]:
+    """The samples of a plane that pixels from `low` to before `high` touch, and how `wanted` are made of them.
+
+    Args:
+        low: the first pixel.
+        high: the one after the last.
+        wanted: samples.
+        there: samples of the plane.
+        covers: pixels that a sample of it stands for.
+    """
+    from glr_assets.images.resample import Axis
+
+    first, last = low // covers, min(-(-high // covers), there)
+    return slice(first, last), Axis(last - first, wanted, (high - low) / covers / wanted, offset=low / covers - first)
+
+
+def _decoded(jpeg: bytes, mode: str) -> Pixels:
+    """BGR [H, W, 3] of the pixels as stored."""
     import cv2
 
     if mode == "RGB":
-        reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-        flags = reduced.get(reduction, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
-            return np.asarray(pixels, np.uint8), reduction
+            return np.asarray(pixels, np.uint8)
     with Image.open(io.BytesIO(jpeg), formats=FORMATS) as image:
-        return np.asarray(as_rgb(image), np.uint8)[..., ::-1], 1
-
-
-def _resampled(pixels: Pixels, box: Rectangle, size: tuple[int, int], reduction: int) -> Pixels:
-    """A box of an image that has been decoded at 1 / reduction, at this width and height."""
-    import cv2
-
-    from glr_assets.images.resample import Axis, resampled_strips
-
-    def axis(low: int, high: int, wanted: int, there: int) -> tuple[slice, Axis]:
-        first, last = low // reduction, min(-(-high // reduction), there)
-        scale, offset = (high - low) / reduction / wanted, low / reduction - first
-        return slice(first, last), Axis(last - first, wanted, scale, offset=offset)
-
-    columns, across = axis(box.left, box.right, size[0], pixels.shape[1])
-    rows, down = axis(box.top, box.bottom, size[1], pixels.shape[0])
-    bands = resampled_strips(
-        [list(map(np.asarray, cv2.split(np.ascontiguousarray(pixels[rows, columns]))))], across, down
-    )
-    return np.asarray(cv2.merge(bands), np.uint8)
+        return np.asarray(as_rgb(image), np.uint8)[..., ::-1]
 
 
 def _padded(crop: Pixels, side: int) -> Pixels:

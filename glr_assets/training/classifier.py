@@ -26,9 +26,13 @@ from glr_assets.recipes import Classifying, Execution
 from glr_assets.seeded import derived_seed
 from glr_assets.store import Store
 from glr_assets.training.backbones import BACKBONES, pooled, pretrained_backbone, widths
-from glr_assets.training.embedder import CONFIG_NAME, export, load_script, module_outputs, script_bytes
+from glr_assets.training.embedder import CONFIG_NAME
+from glr_assets.training.embedding import module_outputs
+from glr_assets.training.lesson import EpochReport, Lesson
 from glr_assets.training.photographs import CACHE_BYTES, Augmentation, Pixels, TrainingSet, normalised
-from glr_assets.training.trainer import CheckpointKeeper, Device, EpochReport, Lesson, fingerprint_of, run_lesson
+from glr_assets.training.torchscript import export, load_script, script_bytes
+from glr_assets.training.trainer import Device, run_lesson
+from glr_assets.training.training_state import CheckpointKeeper, fingerprint_of
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,21 +15,14 @@ from torch.nn import functional as F  # noqa: TID253
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
 from glr_assets.seeded import derived_seed
-from glr_assets.training.embedder import embed, torch_device
+from glr_assets.training.embedding import embed, torch_device
 from glr_assets.training.held_out import Floats, asked_and_compared, share_right
+from glr_assets.training.lesson import EpochReport, Lesson
 from glr_assets.training.margin import SubCentreArcFace, class_margins
 from glr_assets.training.model import EmbeddingNetwork, initial
 from glr_assets.training.photographs import CACHE_BYTES, Augmentation, TrainingSet, normalised
-from glr_assets.training.trainer import (
-    CheckpointKeeper,
-    Device,
-    EpochReport,
-    Lesson,
-    NoCheckpoints,
-    fingerprint_of,
-    kept_state,
-    run_lesson,
-)
+from glr_assets.training.trainer import Device, run_lesson
+from glr_assets.training.training_state import CheckpointKeeper, NoCheckpoints, fingerprint_of, kept_state
 from glr_assets.training.warm_start import warm_start
 
 

@@ -18,7 +18,7 @@ from glr_assets.training.record import CARD_NAME, RECORD_NAME, ModelRecord, Righ
 if TYPE_CHECKING:
     import torch
 
-    from glr_assets.training.trainer import EpochReport
+    from glr_assets.training.lesson import EpochReport
 
 CHECKPOINT_NAME = "checkpoint.ckpt"
 CURVES_NAME = "curves.png"

@@ -20,8 +20,8 @@ import torch  # noqa: TID253
 from torch import Tensor  # noqa: TID253
 
 from glr_assets.errors import EmbedderError
-from glr_assets.training.embedder import load_script
 from glr_assets.training.photographs import normalised, squares
+from glr_assets.training.torchscript import load_script
 
 INPUT, OUTPUT = "pixels", "output"
 #: Of ONNX's operators; 17 is the first with layer normalisation, and onnxruntime reads it since 1.12 of 2022.

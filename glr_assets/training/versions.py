@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from glr_assets.training.fitting import Fitted
-    from glr_assets.training.trainer import EpochReport
+    from glr_assets.training.lesson import EpochReport
 
 CODE_VERSION = "2"
 ONNX_NAME = "embedder.onnx"
@@ -104,7 +104,8 @@ def _build(
     learned_from: dict[str, str],
     live: LiveTraining,
 ) -> Summary:
-    from glr_assets.training.embedder import load_embedder, need_embeddings
+    from glr_assets.training.embedder import load_embedder
+    from glr_assets.training.torchscript import need_embeddings
     from glr_assets.training.views import VIEWS_NAME, Views
 
     manifest = kept_images(store, recipe.training.manifest)
@@ -161,7 +162,9 @@ def _trained(
     live: LiveTraining,
 ) -> ModelRecord:
     """The network trained or brought in, projected and kept with all that was learned of it."""
-    from glr_assets.training.embedder import SCRIPT_NAME, bring_in, config_of, embed, save_embedder, whitened
+    from glr_assets.training.embedder import SCRIPT_NAME, config_of, save_embedder, whitened
+    from glr_assets.training.embedding import embed
+    from glr_assets.training.torchscript import bring_in
 
     section, execution = recipe.embedder, recipe.execution
     history: tuple[EpochReport, ...] = ()
@@ -284,7 +287,7 @@ def open_embedder(store: Store, execution: Execution) -> Callable[[Iterable[byte
 
 def open_untrained(recipe: Recipe) -> Callable[[Iterable[bytes]], npt.NDArray[np.float32]]:
     """The recipe's network with the weights it starts from nothing with: the control."""
-    from glr_assets.training.embedder import embed
+    from glr_assets.training.embedding import embed
     from glr_assets.training.model import untrained
 
     network = untrained(recipe.embedder, recipe.seed)

@@ -19,8 +19,10 @@ from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
 from glr_assets.seeded import derived_seed
 from glr_assets.training.backbones import pooled, widths
+from glr_assets.training.lesson import EpochReport, Lesson
 from glr_assets.training.photographs import Augmentation, TrainingSet, normalised
-from glr_assets.training.trainer import CheckpointKeeper, Device, EpochReport, Lesson, run_lesson
+from glr_assets.training.trainer import Device, run_lesson
+from glr_assets.training.training_state import CheckpointKeeper
 
 # As the authors have it, but for blur: crops down to a fifth of the picture, colour gone from a fifth of them.
 VIEWS = Augmentation(area=0.2, colour=0.4, grey=0.2, erase=0.0)

@@ -16,7 +16,7 @@ from glr_assets.recipes import Recipe
 from glr_assets.store import Store
 from glr_assets.training import group_classifiers, versions
 from glr_assets.training.kept import Sight
-from glr_assets.training.trainer import EpochReport
+from glr_assets.training.lesson import EpochReport
 from glr_assets_tests.assets.conftest import Runner
 from glr_assets_tests.assets.test_shards import latest, materialized
 

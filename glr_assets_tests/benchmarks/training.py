@@ -30,7 +30,7 @@ from glr_assets.manifests import kept_images
 from glr_assets.recipes import Embedder, Recipe, load_recipe
 from glr_assets.store import Store
 from glr_assets.training.backbones import BACKBONES, pooled
-from glr_assets.training.embedder import Floats, embed
+from glr_assets.training.embedding import Floats, embed
 from glr_assets.training.fitting import fit
 from glr_assets.training.model import initial, untrained
 from glr_assets.training.photographs import CACHE_BYTES, TrainingSet, normalised

@@ -12,8 +12,8 @@ import torch
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import BackboneName, Embedder
 from glr_assets.training.backbones import BACKBONES, DINOV2_PATCH, class_token, maps, pooled, widths
-from glr_assets.training.embedder import export
 from glr_assets.training.model import initial, untrained
+from glr_assets.training.torchscript import export
 
 SMALLEST: dict[BackboneName, dict[str, object]] = {
     "resnet-tiny": {"image_size": 32, "stages": 2},

@@ -14,11 +14,12 @@ from glr_assets.receipts import Writer
 from glr_assets.recipes import Embedder, Training
 from glr_assets.store import Store
 from glr_assets.training.card import card
-from glr_assets.training.embedder import embed, export, script_bytes
+from glr_assets.training.embedding import embed
 from glr_assets.training.held_out import SizeFigure
 from glr_assets.training.kept import finish_version
 from glr_assets.training.model import untrained
 from glr_assets.training.record import ModelRecord, Rights, kept_record
+from glr_assets.training.torchscript import export, script_bytes
 
 TINY = Embedder(backbone="resnet-tiny", image_size=32, dimensions=16)
 SECTIONS = [

@@ -16,21 +16,11 @@ from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.receipts import Writer
 from glr_assets.recipes import Embedder
 from glr_assets.store import Store
-from glr_assets.training.embedder import (
-    bring_in,
-    config_of,
-    embed,
-    embed_views,
-    export,
-    load_embedder,
-    load_network,
-    save_embedder,
-    script_bytes,
-    torch_device,
-    whitened,
-)
+from glr_assets.training.embedder import config_of, load_embedder, load_network, save_embedder, whitened
+from glr_assets.training.embedding import embed, embed_views, torch_device
 from glr_assets.training.model import untrained
 from glr_assets.training.photographs import upright
+from glr_assets.training.torchscript import bring_in, export, script_bytes
 from glr_assets.training.views import Views
 from glr_assets.training.whitening import within_class_whitening
 from glr_assets_tests.training.test_photographs import encoded, prepared

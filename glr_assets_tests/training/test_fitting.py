@@ -17,7 +17,7 @@ from PIL import Image
 
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
-from glr_assets.training.embedder import embed
+from glr_assets.training.embedding import embed
 from glr_assets.training.fitting import EpochReport, Fitted, fit
 from glr_assets.training.model import untrained
 from glr_assets.training.photographs import TrainingSet

@@ -12,7 +12,7 @@ from PIL import Image
 from glr_assets.store import Store
 from glr_assets.training import kept
 from glr_assets.training.kept import CURVES_NAME, MOST_SHOWN, PROGRESS_NAME, LiveTraining, Sight, end_training
-from glr_assets.training.trainer import EpochReport
+from glr_assets.training.lesson import EpochReport
 
 REPORT = EpochReport(epoch=1, epochs=9, loss=2.0, validation_top1=0.5, learning_rate=1e-3, seconds=1.26)
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
-from glr_assets.training.embedder import bring_in, embed, export, load_script, whitened
+from glr_assets.training.embedder import whitened
+from glr_assets.training.embedding import embed
 from glr_assets.training.model import untrained
 from glr_assets.training.onnx_export import onnx_of
+from glr_assets.training.torchscript import bring_in, export, load_script
 from glr_assets_tests.training.test_embedder import SHARED, TINY, photographs
 from glr_assets_tests.training.test_photographs import prepared
 
