@@ -78,8 +78,13 @@ def by_neighbours(
     index: PenalisedIndex, non_landmarks: NonLandmarks, queries: Vectors, recipe: Retrieval
 ) -> list[Prediction]:
     """The answers of neighbours alone, as a recipe sums their scores."""
-    model = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
-    answers = map(model.ranked, Witness(index, non_landmarks, recipe).of(queries))
+    plain = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
+    return by_witness(Witness(index, non_landmarks, recipe), plain, queries)
+
+
+def by_witness(witness: Witness, model: RecognitionModel, queries: Vectors) -> list[Prediction]:
+    """The answers of a model to what speaks for landmarks, local features left out."""
+    answers = map(model.ranked, witness.of(queries))
     return [Prediction(found.id, found.landmark_id, found.score) for found, *_ in filter(None, answers)]
 
 

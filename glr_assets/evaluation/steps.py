@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from glr_assets import markdown
-from glr_assets.evaluation.controls import by_neighbours
+from glr_assets.evaluation.controls import by_neighbours, by_witness
 from glr_assets.evaluation.metrics import (
     Prediction,
     global_average_precision,
@@ -24,14 +24,18 @@ from glr_assets.metadata.schemas import LANDMARK_LABELS
 from glr_assets.plots import bars, lines, reliability
 from glr_assets.receipts import Summary, Writer
 from glr_assets.recipes import Retrieval
+from glr_assets.retrieval.answering import Witness
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors, read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import open_index
+from glr_assets.retrieval.recognition_model import open_model
 from glr_assets.retrieval.schemas import ANSWERS
 from glr_assets.retrieval.scoring import PenalisedIndex
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.training.centres import read_centres
 from glr_assets.training.group_map import expected_calibration_error
 from glr_assets.training.held_out import CLASS_SIZES, range_of_size
+from glr_assets.training.versions import embedder_folder
 
 ABLATION = "reports/evaluation_ablation.json"
 ABLATION_TABLE = "reports/evaluation_ablation.md"
@@ -83,6 +87,12 @@ def ablation(
     if recipe.expansion:
         found["+ query expansion"] = by_neighbours(plain, nobody, queries, recipe)
     found["+ penalties"] = by_neighbours(index, gallery, queries, recipe)
+    if recipe.class_logits and recipe.rerank:
+        centres = read_centres(store, embedder_folder(store))
+        witness = Witness(index, gallery, recipe, centres=centres)
+        found["+ class logits"] = by_witness(witness, open_model(store), queries)
+    elif recipe.class_logits:
+        found["+ class logits"] = list(predictions)
     if recipe.rerank:
         found["+ local features"] = list(predictions)
     return {step: figures_of(answers, solution.landmarks) for step, answers in found.items()}

@@ -37,6 +37,9 @@ class Retrieval(Section):
     expansion_power: float = Field(
         3.0, ge=0, le=20, description="weight of such an image is its cosine to this power, the query's is 1"
     )
+    class_logits: bool = Field(
+        False, description="count the cosine to the embedder's own centre of a landmark beside its neighbours'"
+    )
     non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
         ("Ignored",),
         strict=False,

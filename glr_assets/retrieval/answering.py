@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
 from glr_assets.retrieval.expansion import expanded
 from glr_assets.retrieval.local import QUERIES_AT_ONCE, Comparer, Counts
 from glr_assets.retrieval.scoring import QUERY_BLOCK, SCORE_DECIMALS, PenalisedIndex, support
+from glr_assets.training.centres import ClassCentres
 from glr_assets.verification.matching import Prepared
 
 #: Images of a landmark whose inliers are told.
@@ -35,6 +36,8 @@ class Evidence:
             -inf where none is among them.
         best: float64 [l], the best cosine - B of the landmark's candidates.
         inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
+        classes: float64 [l], the cosine to the nearest centre that the embedder has of the landmark, its class logit;
+            absent where the recipe does not ask for it.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Evidence:
     neighbours: npt.NDArray[np.float64]
     best: npt.NDArray[np.float64]
     inliers: Counts
+    classes: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +58,14 @@ class Witness:
         non_landmarks: the gallery of the penalties.
         recipe: `[retrieval]`.
         comparer: compares local features with those of the first candidates; absent where none are.
+        centres: the embedder's of its landmarks; absent where class logits do not count.
     """
 
     index: PenalisedIndex
     non_landmarks: NonLandmarks
     recipe: Retrieval
     comparer: Comparer | None = None
+    centres: ClassCentres | None = None
 
     def of(
         self, queries: Vectors, photographs: Photographs | None = None, *, leave_one_out: bool = False
@@ -84,7 +90,8 @@ class Witness:
 
     def _of_block(self, queries: Vectors, photographs: Photographs | None, leave_one_out: bool) -> Iterator[Evidence]:
         own = self.non_landmarks.penalties(queries, self.recipe.query_penalty_top)
-        wanted = max(self.recipe.neighbours, self.recipe.rerank if self.comparer is not None else 0)
+        more = self.recipe.rerank if self.comparer is not None or self.centres is not None else 0
+        wanted = max(self.recipe.neighbours, more)
         own_ids = queries.ids if leave_one_out else None
         asked = queries.vectors
         if self.recipe.expansion:
@@ -97,10 +104,13 @@ class Witness:
         if self.comparer is not None and photographs is not None:
             ids = [[self.index.ids[row] for row in found[: self.recipe.rerank] if row >= 0] for found in rows]
             inliers = self.comparer(list(photographs(queries.ids)), ids)
-        for query, penalty, of_query, found, counts in zip(queries.ids, own, scores, rows, inliers, strict=True):
+        of_classes = None if self.centres is None else class_logits(self.centres, queries, self.index, rows)
+        for number, (query, penalty, of_query, found, counts) in enumerate(
+            zip(queries.ids, own, scores, rows, inliers, strict=True)
+        ):
             known = found >= 0
             landmarks = self.index.landmark_ids[found[known]]
-            yield evidence_of(
+            evidence = evidence_of(
                 query,
                 float(penalty),
                 of_query[known],
@@ -109,6 +119,17 @@ class Witness:
                 self.recipe.neighbours,
                 self.recipe.top_per_landmark,
             )
+            yield evidence if of_classes is None else replace(evidence, classes=of_classes[number])
+
+
+def class_logits(
+    centres: ClassCentres, queries: Vectors, index: PenalisedIndex, rows: npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.float64]]:
+    """The class logits of each query's landmarks, ascending, among the index images `rows` [q, k]; -1 is no image."""
+    landmarks = [np.unique(index.landmark_ids[found[found >= 0]]) for found in rows]
+    together = np.unique(np.concatenate(landmarks)) if landmarks else np.zeros(0, np.int64)
+    cosines = centres.cosines(queries.vectors, together).round(SCORE_DECIMALS)
+    return [of_query[np.searchsorted(together, mine)] for of_query, mine in zip(cosines, landmarks, strict=True)]
 
 
 def clipped(

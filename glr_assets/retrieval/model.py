@@ -7,6 +7,7 @@ them" has log weight 0, and their shares of the exponentials are the probabiliti
 
 - neighbours: the neighbours' support less the query's penalty C, in units of its spread over what the fit saw;
 - best: the best candidate's cosine - B, less C, alike;
+- classes: the landmark's class logit (`training.centres`), less C, alike, where the recipe asks for it;
 - geometry: log(1 + the inliers over chance of the candidates that agree most), so that the tenth counts more than the
   hundredth, and one image that agrees well more than three by chance.
 
@@ -33,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 NEIGHBOURS: Final = "neighbours"
 BEST: Final = "best"
+CLASSES: Final = "classes"
 GEOMETRY: Final = "geometry"
 
 #: Inliers of a candidate that count for nothing: 60 % of the landmarks that a query shows reach so many, and 3 % of the
@@ -41,7 +43,7 @@ CHANCE: Final = 6
 #: Weights are drawn to these as by a normal distribution of this precision: twenty held-out photographs, as a small
 #: set has, teach little, and hundreds overrule it. Chosen on a nested split of training photographs, by the GAP of
 #: embedders from good to poor (one with more and more noise): of precisions from .1 to 5 no other did as well by all.
-PRIOR: Final[Mapping[str, float]] = {NEIGHBOURS: 1.0, BEST: 3.5, GEOMETRY: 2.0}
+PRIOR: Final[Mapping[str, float]] = {NEIGHBOURS: 1.0, BEST: 3.5, CLASSES: 1.0, GEOMETRY: 2.0}
 PRECISION: Final = 1.0
 ODDS_DECIMALS: Final = 4
 """Decimals of log odds: by scales of about .1 and weights of a few they resolve what six decimals of a cosine do."""
@@ -130,11 +132,10 @@ def features_of(evidence: Evidence) -> dict[str, Floats]:
     """The features of each landmark [l], by name; not yet divided by their scales."""
     support = np.where(np.isfinite(evidence.neighbours), evidence.neighbours, np.minimum(evidence.best, 0.0))
     over = np.maximum(evidence.inliers.astype(np.float64) - CHANCE, 0.0)
-    return {
-        NEIGHBOURS: support - evidence.penalty,
-        BEST: evidence.best - evidence.penalty,
-        GEOMETRY: np.log1p(over.sum(axis=1)),
-    }
+    found = {NEIGHBOURS: support - evidence.penalty, BEST: evidence.best - evidence.penalty}
+    if evidence.classes is not None:
+        found[CLASSES] = evidence.classes - evidence.penalty
+    return found | {GEOMETRY: np.log1p(over.sum(axis=1))}
 
 
 def fit_neighbours(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> RecognitionModel:
@@ -158,9 +159,9 @@ def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> Reco
     from scipy.optimize import minimize
 
     columns = [features_of(found) for found in evidence]
-    names = list(PRIOR)
+    names = [name for name in PRIOR if (name in columns[0] if columns else name != CLASSES)]
     scales = {name: _scale(name, columns) for name in names}
-    rows = [np.stack([column[name] / scales[name] for name in names], axis=1) for column in columns if column]
+    rows = [np.stack([column[name] / scales[name] for name in names], axis=1) for column in columns]
     design = np.concatenate([np.zeros((0, len(names))), *rows])
     counts = np.array([len(part) for part in rows], np.int64)
     starts = np.cumsum(counts) - counts
@@ -203,7 +204,7 @@ def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> Reco
 
 def _scale(name: str, columns: Sequence[Mapping[str, Floats]]) -> float:
     """What a feature is divided by: cosines by the spread of each photograph's best, as embedders differ in it."""
-    if name not in (NEIGHBOURS, BEST):
+    if name == GEOMETRY:
         return 1.0
     best = [float(column[name].max()) for column in columns if len(column[name])]
     spread = float(np.std(best)) if best else 0.0

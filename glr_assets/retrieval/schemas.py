@@ -72,6 +72,12 @@ ANSWERS = Table(
         Column("probability", pa.float64(), "That this is the landmark"),
         Column("neighbours", pa.float64(), "Support of its images among the first neighbours", nullable=True),
         Column("best", pa.float64(), "Best cosine - B of its images among the candidates"),
+        Column(
+            "class_logit",
+            pa.float64(),
+            "Cosine to the nearest centre that the embedder has of it; absent where the recipe asks for none",
+            nullable=True,
+        ),
         Column("penalty", pa.float64(), "C: mean of the query's best cosines to non-landmark images"),
         Column("inliers", pa.list_(pa.int32()), "Local features that agree, of its images that agree most"),
     ),

@@ -33,7 +33,7 @@ from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 #: Landmarks of a query that are told.
 KEPT: Final = 5
 #: Queries whose evidence is in memory at once; of the others the answer is.
@@ -126,6 +126,7 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
                 "probability": probability,
                 "neighbours": support if np.isfinite(support) else None,
                 "best": float(found.best[row]),
+                "class_logit": None if found.classes is None else float(found.classes[row]),
                 "penalty": found.penalty,
                 "inliers": found.inliers[row].tolist(),
             }

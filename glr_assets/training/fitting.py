@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: TID253
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import Embedder
 from glr_assets.seeded import derived_seed
+from glr_assets.training.centres import ClassCentres
 from glr_assets.training.embedding import embed, torch_device
 from glr_assets.training.held_out import Floats, asked_and_compared, share_right
 from glr_assets.training.lesson import EpochReport, Lesson
@@ -32,8 +33,8 @@ class Fitted:
 
     network: EmbeddingNetwork
     history: tuple[EpochReport, ...]
-    landmark_ids: tuple[int, ...]
-    """the landmarks it learned, ascending"""
+    centres: ClassCentres
+    """those of the head's landmarks, all that it learned"""
     resumed_after: int
     """epochs taken over from an earlier, killed run"""
 
@@ -124,7 +125,8 @@ def fit(
         remedy="lower [embedder] learning_rate or scale, or set clip",
         remedy_of_memory="lower [embedder] batch_size and raise accumulate as much, or lower image_size",
     )
-    return Fitted(run.network, run.history, classes, run.resumed_after)
+    centres = ClassCentres(np.array(classes, np.int64), lesson.head.centres().cpu().numpy())
+    return Fitted(run.network, run.history, centres, run.resumed_after)
 
 
 class _Lesson(Lesson[EmbeddingNetwork]):

@@ -52,6 +52,10 @@ class SubCentreArcFace(nn.Module):
         all_centres = F.linear(embeddings, F.normalize(self.weight))
         return all_centres.view(len(embeddings), self.classes, self.sub_centers).amax(dim=2)
 
+    def centres(self) -> Tensor:
+        """The centres [classes, sub_centers, D] of unit length, apart from what is learnt of them."""
+        return F.normalize(self.weight.detach()).view(self.classes, self.sub_centers, -1)
+
     def forward(self, embeddings: Tensor, targets: Tensor, share: float = 1.0) -> Tensor:
         """Logits [B, classes] for class numbers `targets` [B], with `share` of each margin applied."""
         cosines = self.cosines(embeddings)

@@ -19,6 +19,7 @@ from glr_assets.manifests import kept_images
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe
 from glr_assets.store import Store
+from glr_assets.training.centres import CENTRES_NAME, mean_centres
 from glr_assets.training.held_out import by_class_size, held_out_answers
 from glr_assets.training.kept import (
     CHECKPOINT_NAME,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from glr_assets.training.fitting import Fitted
     from glr_assets.training.lesson import EpochReport
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 ONNX_NAME = "embedder.onnx"
 #: Of `[embedder]`, what is derived of a network, or how it is used, and is no part of what it is; as a version has it.
 DERIVED: Final[dict[str, Any]] = {"onnx": True, "flip": False, "scales": (1.0,)}
@@ -172,7 +173,7 @@ def _trained(
         module: Any = bring_in(section.torchscript, section.image_size)
     else:
         fitted = _fitted(store, folder, training, validation, recipe, learned_from, live)
-        module, history = fitted.network, fitted.history
+        module, history, centres = fitted.network, fitted.history, fitted.centres
         writer.write(f"{folder}/{CURVES_NAME}", learning_curves(history))
 
     def embedded(images: Iterable[bytes]) -> npt.NDArray[np.float32]:
@@ -186,10 +187,13 @@ def _trained(
         )
 
     parameters = sum(tensor.numel() for tensor in module.parameters())
-    if section.torchscript is not None and section.whitening:
-        # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
+    if section.torchscript is not None:
         vectors = embedded(map(training.read, training.ids))
-        module = whitened(module.to("cpu"), vectors, training.landmark_ids)
+        if section.whitening:
+            # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
+            module = whitened(module.to("cpu"), vectors, training.landmark_ids)
+            vectors = module.projected(vectors)
+        centres = mean_centres(vectors, training.landmark_ids)
     config = config_of(
         module,
         section,
@@ -199,6 +203,7 @@ def _trained(
         data_versions=learned_from,
     )
     save_embedder(writer, folder, module, config)
+    writer.write(f"{folder}/{CENTRES_NAME}", centres.to_bytes())
     answers = held_out_answers(embedded, training, validation)
     right = pc.equal(answers["answer"], answers["landmark_id"]).to_pylist()
     version = folder.rsplit("/", 1)[-1]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.answering import Evidence, Witness, clipped, evidence_of
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
 from glr_assets.retrieval.scoring import SCORE_DECIMALS, Floats, PenalisedIndex, support
+from glr_assets.training.centres import ClassCentres
 from glr_assets_tests.retrieval.test_scoring import names, photographs
 
 NOBODY = np.zeros((0, 6), np.float32)
@@ -17,6 +20,29 @@ NOBODY = np.zeros((0, 6), np.float32)
 def witness(vectors: Floats, landmarks: np.ndarray, penalties: np.ndarray, **recipe: object) -> Witness:
     index = PenalisedIndex(names("i", len(vectors)), landmarks, vectors, penalties.astype(np.float32))
     return Witness(index, NonLandmarks(Vectors([], NOBODY)), Retrieval(rerank=0, **recipe))  # type: ignore[arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 25), st.integers(1, 6))
+def test_class_logits_are_those_of_the_candidates_landmarks(seed: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, queries, landmarks = photographs(rng, n, 6), photographs(rng, 4, 6), rng.integers(0, 9, n)
+    centres = ClassCentres(np.arange(1, 8), photographs(rng, 14, 6).reshape(7, 2, 6))
+    asker = witness(vectors, landmarks, np.zeros(n), neighbours=k)
+    asked = Vectors(names("q", 4), queries)
+    assert all(found.classes is None for found in asker.of(asked))
+    asker = replace(asker, centres=centres)
+    together = list(asker.of(asked))
+    for row, (query, found) in enumerate(zip(queries, together, strict=True)):
+        (alone,) = asker.of(asked.rows([row]))
+        assert found.classes is not None
+        assert alone.classes is not None
+        # Whoever else is asked of, the numbers are the same to the last bit.
+        assert found.classes.tolist() == alone.classes.tolist()
+        for landmark, logit in zip(found.landmark_ids.tolist(), found.classes.tolist(), strict=True):
+            own = centres.vectors[landmark - 1] if 1 <= landmark <= 7 else None
+            expected = -1.0 if own is None else float((own.astype(np.float64) @ query.astype(np.float64)).max())
+            assert logit == pytest.approx(expected, abs=1e-6)
 
 
 def by_landmark(found: Evidence) -> dict[int, float]:

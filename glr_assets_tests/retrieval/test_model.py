@@ -15,6 +15,7 @@ from glr_assets.errors import StoreError
 from glr_assets.retrieval.answering import TOLD, Evidence, evidence_of
 from glr_assets.retrieval.calibration import Calibration
 from glr_assets.retrieval.model import (
+    CLASSES,
     PRECISION,
     PRIOR,
     RecognitionModel,
@@ -135,9 +136,30 @@ def test_who_answers_for_none_of_them_is_learnt() -> None:
     assert np.mean([nobody.ranked(found)[0].score > 0 for found in evidence]) < 0.1
 
 
+def test_class_logits_count_where_they_tell_the_right_landmark() -> None:
+    evidence, shown = samples(0)
+    random = np.random.default_rng(0)
+    without = fit_model(evidence, shown)
+    assert CLASSES not in without.weights
+
+    def told(right: bool) -> RecognitionModel:
+        logits = []
+        for found, landmark in zip(evidence, shown, strict=True):
+            known = (found.landmark_ids == landmark) if right else np.zeros(len(found.landmark_ids))
+            logits.append(random.normal(0.1, 0.05, len(known)) + 0.6 * known)
+        return fit_model([replace(f, classes=of) for f, of in zip(evidence, logits, strict=True)], shown)
+
+    telling, noise = told(True), told(False)
+    assert telling.weights[CLASSES] > PRIOR[CLASSES] > noise.weights[CLASSES] >= 0
+    assert telling.calibration.correct > without.calibration.correct
+    # What it was fitted with, it asks for.
+    with pytest.raises(KeyError):
+        telling.ranked(evidence[0])
+
+
 def test_few_samples_leave_the_weights_where_they_were() -> None:
     nothing = fit_model([], [])
-    assert nothing.weights == dict(PRIOR)
+    assert nothing.weights == {name: weight for name, weight in PRIOR.items() if name != CLASSES}
     assert nothing.ranked(samples(1)[0][0])
     evidence, shown = samples(1, 2)
     model = fit_model(evidence, shown)

@@ -3,15 +3,18 @@ from __future__ import annotations
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from glr_assets.errors import MissingInputError
+from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import TEST_METADATA
 from glr_assets.receipts import receipt_path
 from glr_assets.retrieval import answering
 from glr_assets.retrieval.calibration import Calibration
 from glr_assets.retrieval.embeddings import embedded_shards, read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import make_faiss_index, open_index
+from glr_assets.retrieval.recognition_model import open_model
 from glr_assets.retrieval.schemas import ANSWERS
 from glr_assets.retrieval.scoring import Recognition
 from glr_assets.retrieval.submission import (
@@ -22,6 +25,7 @@ from glr_assets.retrieval.submission import (
     recognition_csv,
 )
 from glr_assets.tables import read_table
+from glr_assets.training.versions import held_out_ids
 from glr_assets_tests.lineage import index
 from glr_assets_tests.retrieval.conftest import Embedded
 
@@ -117,6 +121,33 @@ def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
         assert answers[query]["landmark_id"] == best
         assert answers[query]["score"] == pytest.approx(by_landmark[best] - penalty, abs=2e-6)
         assert answers[query]["inliers"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rerank", [0, 100])
+def test_class_logits_count_where_the_recipe_says_so(indexed: Embedded, rerank: int) -> None:
+    source, store = indexed.source, indexed.store
+    plain = indexed.recipe.overridden({"retrieval": {"rerank": rerank}})
+    index(source, store, plain)
+    make_submission(source, store, plain)
+    assert set(read_table(store, ANSWERS)["class_logit"].to_pylist()) == {None}
+    recipe = plain.overridden({"retrieval": {"class_logits": True}})
+    with pytest.raises(MissingInputError, match="is of class_logits = False, the recipe says True"):
+        make_submission(source, store, recipe)
+    index(source, store, recipe)
+    assert "classes" in open_model(store).weights
+    make_submission(source, store, recipe)
+    answers = read_table(store, ANSWERS).to_pylist()
+    queries = read_embeddings(store, embedded_shards(source, store, "test"), {row["id"] for row in answers})
+    asked = dict(zip(queries.ids, queries.vectors, strict=True))
+    # The embedder was brought in: its centre of a landmark is the mean of the photographs that were not held out.
+    kept = kept_images(store, recipe.training.manifest).to_pylist()
+    learned = {row["id"]: row["landmark_id"] for row in kept if row["id"] not in set(held_out_ids(store))}
+    train = read_embeddings(store, embedded_shards(source, store, "train"), learned)
+    landmarks = np.array([learned[image_id] for image_id in train.ids])
+    for row in answers:
+        centre = train.vectors[landmarks == row["landmark_id"]].sum(axis=0)
+        expected = asked[row["id"]] @ centre / np.linalg.norm(centre)
+        assert row["class_logit"] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_model_of_another_index_is_refused(indexed: Embedded) -> None:

@@ -47,7 +47,7 @@ def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogni
 def test_it_looks_and_asks_as_the_recipe_says(served: Served) -> None:
     ways = {
         "embedder": {"flip": True, "scales": [1.0, 1.5]},
-        "retrieval": {"expansion": 2, "clip": True, "top_per_landmark": 2},
+        "retrieval": {"expansion": 2, "clip": True, "top_per_landmark": 2, "class_logits": True},
     }
     recipe = served.recipe.overridden(ways)
     plain = submitted(served.store)

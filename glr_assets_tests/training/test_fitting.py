@@ -143,7 +143,9 @@ def test_history_tells_of_every_epoch(undisturbed: Fitted) -> None:
     assert all(r.seconds > 0 for r in undisturbed.history)
     # One-cycle: the last step's rate is a thousandth of a per cent of the peak, within a factor.
     assert undisturbed.history[-1].learning_rate < RECIPE.learning_rate / 1000
-    assert undisturbed.landmark_ids == (5, 11, 70)
+    assert undisturbed.centres.landmark_ids.tolist() == [5, 11, 70]
+    assert undisturbed.centres.vectors.shape == (3, RECIPE.sub_centers, RECIPE.dimensions)
+    np.testing.assert_allclose(np.linalg.norm(undisturbed.centres.vectors, axis=2), 1, atol=1e-5)
     assert undisturbed.resumed_after == 0
 
 
@@ -158,6 +160,9 @@ def test_training_teaches_what_the_untrained_network_does_not_know() -> None:
         nearest = np.array(TRAINING.landmark_ids)[(asked @ known.T).argmax(axis=1)]
         return float((nearest == fresh.landmark_ids).mean())
 
+    vectors = embed(fitted.network, map(photograph, fresh.ids), 32, device="cpu")
+    nearest_centre = fitted.centres.landmark_ids[fitted.centres.cosines(vectors, fitted.centres.landmark_ids).argmax(1)]
+    assert np.mean(nearest_centre == fresh.landmark_ids) >= 0.7
     after, before = top1(fitted.network), top1(untrained(recipe, 3))
     assert before <= 0.6
     assert after >= max(0.7, before + 0.2)

@@ -23,7 +23,15 @@ from glr_assets.training.record import ModelRecord, kept_record
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
 from glr_assets_tests.lineage import curate, digests, write_pooling_embedder, write_recipe
 
-TRAINED = {"config.json", "curves.png", "embedder.pt", "held_out.parquet", "history.json", "network.safetensors"}
+TRAINED = {
+    "centres.safetensors",
+    "config.json",
+    "curves.png",
+    "embedder.pt",
+    "held_out.parquet",
+    "history.json",
+    "network.safetensors",
+}
 DERIVED = {"card.md", "embedder.onnx", "metrics.json", "views.json"}
 
 

@@ -1,0 +1,88 @@
+"""Class centres: what an embedder holds each of its landmarks to look like, in the space of its embeddings.
+
+Of a trained embedder they are those of its sub-centre ArcFace head, which it was trained under; of one that was
+brought in, the mean embedding of a landmark's training photographs (nearest class mean: Mensink et al. 2013, IEEE
+TPAMI 35(11)). A cosine to the nearest of a landmark's centres is that landmark's class logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from glr_assets.errors import EmbedderError, MissingInputError
+from glr_assets.store import Store
+
+Floats = npt.NDArray[np.float32]
+
+CENTRES_NAME: Final = "centres.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCentres:
+    """The centres of an embedder's landmarks.
+
+    Attributes:
+        landmark_ids: int64 [c], ascending.
+        vectors: float32 [c, s, D] of unit length: s centres a landmark.
+    """
+
+    landmark_ids: npt.NDArray[np.int64]
+    vectors: Floats
+
+    def cosines(self, queries: Floats, landmark_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The cosine of each query [q, D] to the nearest centre of each of these landmarks, float64 [q, l].
+
+        It is -1, the least that speaks for a landmark, of one that has no centres.
+        """
+        found = np.full((len(queries), len(landmark_ids)), -1.0)
+        if not len(self.landmark_ids):
+            return found
+        rows = np.minimum(np.searchsorted(self.landmark_ids, landmark_ids), len(self.landmark_ids) - 1)
+        known = self.landmark_ids[rows] == landmark_ids
+        centres = self.vectors[rows[known]].astype(np.float64)
+        count, several, dimensions = centres.shape
+        cosines = queries.astype(np.float64) @ centres.reshape(-1, dimensions).T
+        found[:, known] = cosines.reshape(len(queries), count, several).max(axis=2)
+        return found
+
+    def to_bytes(self) -> bytes:
+        """A file of safetensors."""
+        from safetensors.numpy import save
+
+        return save({"landmark_ids": self.landmark_ids, "centres": np.ascontiguousarray(self.vectors)})
+
+
+def mean_centres(embeddings: Floats, landmark_ids: Sequence[int]) -> ClassCentres:
+    """One centre a landmark: the mean of its embeddings float32 [n, D], brought to unit length."""
+    names, number = np.unique(np.asarray(landmark_ids, np.int64), return_inverse=True)
+    sums = np.zeros((len(names), embeddings.shape[1]))
+    np.add.at(sums, number, embeddings.astype(np.float64))
+    lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return ClassCentres(names, (sums / lengths).astype(np.float32)[:, None])
+
+
+def read_centres(store: Store, folder: str) -> ClassCentres:
+    """The centres kept with the embedder under `folder`.
+
+    Raises:
+        MissingInputError: there are none.
+        EmbedderError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = f"{folder}/{CENTRES_NAME}"
+    try:
+        found = load(store.read(path))
+        return ClassCentres(found["landmark_ids"], found["centres"])
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{store.full_url(path)} is missing: materialise embedder first") from error
+    except (SafetensorError, KeyError) as error:
+        raise EmbedderError(
+            f"{store.full_url(path)}: not the centres of an embedder's landmarks ({error}); materialise embedder again"
+        ) from error
