@@ -32,10 +32,9 @@ from glr_assets.retrieval.schemas import ANSWERS
 from glr_assets.retrieval.scoring import PenalisedIndex
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets.training.centres import read_centres
 from glr_assets.training.group_map import expected_calibration_error
 from glr_assets.training.held_out import CLASS_SIZES, range_of_size
-from glr_assets.training.versions import embedder_folder
+from glr_assets.training.versions import open_centres
 
 ABLATION = "reports/evaluation_ablation.json"
 ABLATION_TABLE = "reports/evaluation_ablation.md"
@@ -87,11 +86,11 @@ def ablation(
     if recipe.expansion:
         found["+ query expansion"] = by_neighbours(plain, nobody, queries, recipe)
     found["+ penalties"] = by_neighbours(index, gallery, queries, recipe)
-    if recipe.class_logits and recipe.rerank:
-        centres = read_centres(store, embedder_folder(store))
+    centres = open_centres(store) if recipe.class_logits else None
+    if centres is not None and recipe.rerank:
         witness = Witness(index, gallery, recipe, centres=centres)
         found["+ class logits"] = by_witness(witness, open_model(store), queries)
-    elif recipe.class_logits:
+    elif centres is not None:
         found["+ class logits"] = list(predictions)
     if recipe.rerank:
         found["+ local features"] = list(predictions)

@@ -38,7 +38,9 @@ class Retrieval(Section):
         3.0, ge=0, le=20, description="weight of such an image is its cosine to this power, the query's is 1"
     )
     class_logits: bool = Field(
-        False, description="count the cosine to the embedder's own centre of a landmark beside its neighbours'"
+        True,
+        description="count the cosine to the centre of a landmark in the head that the embedder was trained under "
+        "beside its neighbours'; an embedder that was brought in has no head",
     )
     non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
         ("Ignored",),

@@ -36,8 +36,8 @@ class Evidence:
             -inf where none is among them.
         best: float64 [l], the best cosine - B of the landmark's candidates.
         inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
-        classes: float64 [l], the cosine to the nearest centre that the embedder has of the landmark, its class logit;
-            absent where the recipe does not ask for it.
+        classes: float64 [l], the cosine to the nearest centre of the landmark in the embedder's head, its class
+            logit; absent where the embedder has no head, or the recipe does not ask for it.
     """
 
     id: str

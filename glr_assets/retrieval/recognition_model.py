@@ -27,9 +27,8 @@ from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
-from glr_assets.training.centres import read_centres
 from glr_assets.training.group_map import expected_calibration_error
-from glr_assets.training.versions import embedder_folder
+from glr_assets.training.versions import open_centres
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.matching import Prepared
 
@@ -95,7 +94,7 @@ def open_witness(
     """
     index = open_index(store)
     comparer = Comparer.open(store, shards, verification, execution) if recipe.rerank else None
-    centres = read_centres(store, embedder_folder(store)) if recipe.class_logits else None
+    centres = open_centres(store) if recipe.class_logits else None
     return Witness(index, read_non_landmarks(store, index.dimensions), recipe, comparer, centres)
 
 
@@ -155,7 +154,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
     def build(writer: Writer) -> Summary:
         witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
         samples = gathered(store, recipe, witness, shards, held_out_ids, of_test)
-        fit = fit_model if recipe.retrieval.rerank or recipe.retrieval.class_logits else fit_neighbours
+        fit = fit_model if recipe.retrieval.rerank or witness.centres is not None else fit_neighbours
         model = fit(samples.evidence, samples.shown)
         writer.write(MODEL_FILE, model.model_dump_json(indent=2).encode() + b"\n")
         told = cross_validated(samples, fit, recipe.seed)

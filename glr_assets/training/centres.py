@@ -1,13 +1,11 @@
-"""Class centres: what an embedder holds each of its landmarks to look like, in the space of its embeddings.
+"""The centres of the head that an embedder was trained under: what it holds each of its landmarks to look like.
 
-Of a trained embedder they are those of its sub-centre ArcFace head, which it was trained under; of one that was
-brought in, the mean embedding of a landmark's training photographs (nearest class mean: Mensink et al. 2013, IEEE
-TPAMI 35(11)). A cosine to the nearest of a landmark's centres is that landmark's class logit.
+They lie in the space of its embeddings (sub-centre ArcFace, `training.margin`). A photograph's cosine to the nearest
+of a landmark's centres is that landmark's class logit. An embedder that was brought in has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,17 +55,8 @@ class ClassCentres:
         return save({"landmark_ids": self.landmark_ids, "centres": np.ascontiguousarray(self.vectors)})
 
 
-def mean_centres(embeddings: Floats, landmark_ids: Sequence[int]) -> ClassCentres:
-    """One centre a landmark: the mean of its embeddings float32 [n, D], brought to unit length."""
-    names, number = np.unique(np.asarray(landmark_ids, np.int64), return_inverse=True)
-    sums = np.zeros((len(names), embeddings.shape[1]))
-    np.add.at(sums, number, embeddings.astype(np.float64))
-    lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return ClassCentres(names, (sums / lengths).astype(np.float32)[:, None])
-
-
 def read_centres(store: Store, folder: str) -> ClassCentres:
-    """The centres kept with the embedder under `folder`.
+    """The centres kept with the trained embedder under `folder`.
 
     Raises:
         MissingInputError: there are none.

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 # This module is imported only by functions that run a network.
 import torch  # noqa: TID253
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -97,12 +95,6 @@ class Whitened(nn.Module):
         """L2-normalised float32 [B, D]."""
         unit = F.normalize(self.inner(pixels).float())
         return F.normalize((unit - self.mean) @ self.matrix)
-
-    @torch.jit.unused
-    def projected(self, embeddings: Floats) -> Floats:
-        """What comes of these embeddings float32 [n, D] of the inner embedder, of unit length."""
-        mean, matrix = self.mean.cpu(), self.matrix.cpu()
-        return np.asarray(F.normalize((torch.from_numpy(embeddings) - mean) @ matrix).numpy(), np.float32)
 
 
 def whitened(module: nn.Module, embeddings: Floats, landmark_ids: Sequence[int]) -> Whitened:

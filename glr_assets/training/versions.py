@@ -19,7 +19,7 @@ from glr_assets.manifests import kept_images
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe
 from glr_assets.store import Store
-from glr_assets.training.centres import CENTRES_NAME, mean_centres
+from glr_assets.training.centres import CENTRES_NAME, ClassCentres, read_centres
 from glr_assets.training.held_out import by_class_size, held_out_answers
 from glr_assets.training.kept import (
     CHECKPOINT_NAME,
@@ -173,7 +173,8 @@ def _trained(
         module: Any = bring_in(section.torchscript, section.image_size)
     else:
         fitted = _fitted(store, folder, training, validation, recipe, learned_from, live)
-        module, history, centres = fitted.network, fitted.history, fitted.centres
+        module, history = fitted.network, fitted.history
+        writer.write(f"{folder}/{CENTRES_NAME}", fitted.centres.to_bytes())
         writer.write(f"{folder}/{CURVES_NAME}", learning_curves(history))
 
     def embedded(images: Iterable[bytes]) -> npt.NDArray[np.float32]:
@@ -187,13 +188,10 @@ def _trained(
         )
 
     parameters = sum(tensor.numel() for tensor in module.parameters())
-    if section.torchscript is not None:
+    if section.torchscript is not None and section.whitening:
+        # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
         vectors = embedded(map(training.read, training.ids))
-        if section.whitening:
-            # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
-            module = whitened(module.to("cpu"), vectors, training.landmark_ids)
-            vectors = module.projected(vectors)
-        centres = mean_centres(vectors, training.landmark_ids)
+        module = whitened(module.to("cpu"), vectors, training.landmark_ids)
     config = config_of(
         module,
         section,
@@ -203,7 +201,6 @@ def _trained(
         data_versions=learned_from,
     )
     save_embedder(writer, folder, module, config)
-    writer.write(f"{folder}/{CENTRES_NAME}", centres.to_bytes())
     answers = held_out_answers(embedded, training, validation)
     right = pc.equal(answers["answer"], answers["landmark_id"]).to_pylist()
     version = folder.rsplit("/", 1)[-1]
@@ -274,6 +271,18 @@ def embedder_folder(store: Store) -> str:
     if not isinstance(folder, str):
         raise MissingInputError(f"the embedder in {store.url} names no folder: materialise it again")
     return folder
+
+
+def open_centres(store: Store) -> ClassCentres | None:
+    """The centres of the head of the current embedder; None of one that was brought in.
+
+    Raises:
+        MissingInputError: there is no embedder.
+        EmbedderError: their file is damaged.
+    """
+    folder = embedder_folder(store)
+    kept = f"{folder}/{CENTRES_NAME}" in need_receipt(store, "embedder").outputs
+    return read_centres(store, folder) if kept else None
 
 
 def held_out_ids(store: Store) -> list[str]:

@@ -29,9 +29,9 @@ from glr_assets.retrieval.submission import SUBMISSION, make_submission
 from glr_assets.tables import read_table
 from glr_assets.training.held_out import range_of_size
 from glr_assets_tests.lineage import index
-from glr_assets_tests.retrieval.conftest import Embedded, embedded_once, indexed, indexed_once
+from glr_assets_tests.retrieval.conftest import Embedded, embedded_once, headed, headed_once, indexed, indexed_once
 
-__all__ = ["embedded_once", "indexed", "indexed_once"]
+__all__ = ["embedded_once", "headed", "headed_once", "indexed", "indexed_once"]
 
 
 def confidence() -> Confidence:
@@ -91,14 +91,14 @@ def test_the_last_step_is_the_submission(indexed: Embedded) -> None:
     assert found["mean_probability"] == pytest.approx(np.mean(Confidence.of(store, solution.landmarks).probability))
 
 
-def test_class_logits_are_a_step_of_their_own(indexed: Embedded) -> None:
-    store, source = indexed.store, indexed.source
+def test_class_logits_are_a_step_of_their_own(headed: Embedded) -> None:
+    store, source = headed.store, headed.source
     for rerank, last in ((100, "+ local features"), (0, "+ class logits")):
-        recipe = indexed.recipe.overridden({"retrieval": {"class_logits": True, "rerank": rerank}})
+        recipe = headed.recipe.overridden({"retrieval": {"rerank": rerank}})
         index(source, store, recipe)
         make_submission(source, store, recipe)
         solution = recognition_solution(store)
-        predictions = read_recognition_submission(store_file(indexed), solution)
+        predictions = read_recognition_submission(store_file(headed), solution)
         tests = list(embedded_shards(source, store, "test"))
         told, _ = write_steps(store, Writer(store), tests, recipe.retrieval, predictions, solution)
         steps = told["ablation"]

@@ -55,3 +55,23 @@ def indexed(indexed_once: Embedded, tmp_path: Path) -> Embedded:
     copy = tmp_path / "copy"
     shutil.copytree(indexed_once.store.root, copy)
     return Embedded(indexed_once.source, Store(str(copy)), indexed_once.recipe)
+
+
+@pytest.fixture(scope="session")
+def headed_once(embedded_once: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
+    """That, with an embedder that was trained, under a head, all embedded and indexed anew."""
+    folder = tmp_path_factory.mktemp("headed")
+    shutil.copytree(embedded_once.store.root, folder / "store")
+    recipe = load_recipe(str(write_recipe(folder / "trained.toml")))
+    found = Embedded(embedded_once.source, Store(str(folder / "store")), recipe)
+    embed(found.source, found.store, found.recipe)
+    index(found.source, found.store, found.recipe)
+    return found
+
+
+@pytest.fixture
+def headed(headed_once: Embedded, tmp_path: Path) -> Embedded:
+    """A copy that a test may change."""
+    copy = tmp_path / "copy"
+    shutil.copytree(headed_once.store.root, copy)
+    return Embedded(headed_once.source, Store(str(copy)), headed_once.recipe)

@@ -3,11 +3,10 @@ from __future__ import annotations
 import csv
 import io
 
-import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from glr_assets.errors import MissingInputError
-from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import TEST_METADATA
 from glr_assets.receipts import receipt_path
 from glr_assets.retrieval import answering
@@ -25,7 +24,7 @@ from glr_assets.retrieval.submission import (
     recognition_csv,
 )
 from glr_assets.tables import read_table
-from glr_assets.training.versions import held_out_ids
+from glr_assets.training.versions import embedder_folder
 from glr_assets_tests.lineage import index
 from glr_assets_tests.retrieval.conftest import Embedded
 
@@ -124,30 +123,34 @@ def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
 
 
 @pytest.mark.parametrize("rerank", [0, 100])
-def test_class_logits_count_where_the_recipe_says_so(indexed: Embedded, rerank: int) -> None:
-    source, store = indexed.source, indexed.store
-    plain = indexed.recipe.overridden({"retrieval": {"rerank": rerank}})
-    index(source, store, plain)
-    make_submission(source, store, plain)
-    assert set(read_table(store, ANSWERS)["class_logit"].to_pylist()) == {None}
-    recipe = plain.overridden({"retrieval": {"class_logits": True}})
-    with pytest.raises(MissingInputError, match="is of class_logits = False, the recipe says True"):
-        make_submission(source, store, recipe)
+def test_class_logits_are_of_the_head_that_the_embedder_was_trained_under(headed: Embedded, rerank: int) -> None:
+    source, store = headed.source, headed.store
+    recipe = headed.recipe.overridden({"retrieval": {"rerank": rerank}})
     index(source, store, recipe)
-    assert "classes" in open_model(store).weights
     make_submission(source, store, recipe)
+    assert "classes" in open_model(store).weights
     answers = read_table(store, ANSWERS).to_pylist()
     queries = read_embeddings(store, embedded_shards(source, store, "test"), {row["id"] for row in answers})
     asked = dict(zip(queries.ids, queries.vectors, strict=True))
-    # The embedder was brought in: its centre of a landmark is the mean of the photographs that were not held out.
-    kept = kept_images(store, recipe.training.manifest).to_pylist()
-    learned = {row["id"]: row["landmark_id"] for row in kept if row["id"] not in set(held_out_ids(store))}
-    train = read_embeddings(store, embedded_shards(source, store, "train"), learned)
-    landmarks = np.array([learned[image_id] for image_id in train.ids])
-    for row in answers:
-        centre = train.vectors[landmarks == row["landmark_id"]].sum(axis=0)
-        expected = asked[row["id"]] @ centre / np.linalg.norm(centre)
-        assert row["class_logit"] == pytest.approx(float(expected), abs=1e-4)
+    head = load(store.read(f"{embedder_folder(store)}/centres.safetensors"))
+    rows = {landmark: row for row, landmark in enumerate(head["landmark_ids"].tolist())}
+    for answer in answers:
+        centres = head["centres"][rows[answer["landmark_id"]]]
+        assert answer["class_logit"] == pytest.approx(float((centres @ asked[answer["id"]]).max()), abs=1e-5)
+    without = recipe.overridden({"retrieval": {"class_logits": False}})
+    with pytest.raises(MissingInputError, match="is of class_logits = True, the recipe says False"):
+        make_submission(source, store, without)
+    index(source, store, without)
+    assert "classes" not in open_model(store).weights
+    make_submission(source, store, without)
+    assert set(read_table(store, ANSWERS)["class_logit"].to_pylist()) == {None}
+
+
+def test_an_embedder_that_was_brought_in_has_no_class_logits(indexed: Embedded) -> None:
+    assert indexed.recipe.retrieval.class_logits
+    assert "classes" not in open_model(indexed.store).weights
+    make_submission(indexed.source, indexed.store, indexed.recipe)
+    assert set(read_table(indexed.store, ANSWERS)["class_logit"].to_pylist()) == {None}
 
 
 def test_a_model_of_another_index_is_refused(indexed: Embedded) -> None:

@@ -12,6 +12,7 @@ from glr_assets.errors import MissingInputError
 from glr_assets.images.pixels import StoredImage, downsize
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import receipt_path
+from glr_assets.recipes import load_recipe
 from glr_assets.retrieval.embeddings import Vectors, from_table
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import SUBMISSION, make_submission
@@ -20,7 +21,7 @@ from glr_assets.serving.live import Live
 from glr_assets.serving.recogniser import MADE_FROM, Recogniser, Timings
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets_tests.lineage import embed, index
+from glr_assets_tests.lineage import embed, index, write_recipe
 from glr_assets_tests.serving.conftest import Served
 
 
@@ -47,7 +48,7 @@ def test_it_answers_each_stored_image_as_the_submission_does(recogniser: Recogni
 def test_it_looks_and_asks_as_the_recipe_says(served: Served) -> None:
     ways = {
         "embedder": {"flip": True, "scales": [1.0, 1.5]},
-        "retrieval": {"expansion": 2, "clip": True, "top_per_landmark": 2, "class_logits": True},
+        "retrieval": {"expansion": 2, "clip": True, "top_per_landmark": 2},
     }
     recipe = served.recipe.overridden(ways)
     plain = submitted(served.store)
@@ -56,6 +57,16 @@ def test_it_looks_and_asks_as_the_recipe_says(served: Served) -> None:
     make_submission(served.source, served.store, recipe)
     assert submitted(served.store) != plain
     answers_alike(Recogniser.open(served.store), served)
+
+
+def test_class_logits_of_a_trained_embedder_count_as_in_the_submission(served: Served, tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "trained.toml")))
+    embed(served.source, served.store, recipe)
+    index(served.source, served.store, recipe)
+    make_submission(served.source, served.store, recipe)
+    found = Recogniser.open(served.store)
+    assert "classes" in found.model.weights
+    answers_alike(found, served)
 
 
 def submitted(store: Store) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Class centres: cosines against a loop, means against their definition, and what is kept."""
+"""Centres of the head: cosines against a loop, and what is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from glr_assets.errors import EmbedderError, MissingInputError
 from glr_assets.store import Store
-from glr_assets.training.centres import CENTRES_NAME, ClassCentres, mean_centres, read_centres
+from glr_assets.training.centres import CENTRES_NAME, ClassCentres, read_centres
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -37,17 +37,6 @@ def test_a_landmarks_cosine_is_that_of_its_nearest_centre(seed: int, classes: in
             centre = known.get(landmark, np.zeros((0, 6)))
             expected = max((float(query @ one) for one in centre), default=-1)
             assert cosine == pytest.approx(expected, abs=1e-6)
-
-
-def test_means_of_a_worked_example() -> None:
-    rows = np.array([[1, 0], [0, 1], [0, -1], [-1, 0]], np.float32)
-    found = mean_centres(rows, [7, 7, 3, 9])
-    assert found.landmark_ids.tolist() == [3, 7, 9]
-    half = np.sqrt(0.5)
-    np.testing.assert_allclose(found.vectors, [[[0, -1]], [[half, half]], [[-1, 0]]], atol=1e-6)
-    # Photographs that say the opposite leave a centre that speaks neither for nor against.
-    opposite = mean_centres(np.array([[1, 0], [-1, 0]], np.float32), [5, 5])
-    assert opposite.cosines(rows, np.array([5])).tolist() == [[0], [0], [0], [0]]
 
 
 def test_centres_are_kept_as_they_are_and_with_the_same_bytes(tmp_path: Path) -> None:
