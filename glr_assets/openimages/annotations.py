@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from glr_assets.openimages.boxes import USABLE, judged_boxes, read_boxes
 from glr_assets.openimages.csv_stream import matching_rows, numbers
 from glr_assets.openimages.labels import Labels, wanted_labels
-from glr_assets.openimages.layout import BOXES, CLASS_DESCRIPTIONS, IMAGES, Subset
+from glr_assets.openimages.layout import BOXES, CLASS_DESCRIPTIONS, HIERARCHY, IMAGES, Subset
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS
 from glr_assets.receipts import Made, Summary, Writer, make
@@ -21,7 +21,7 @@ from glr_assets.recipes import OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, taken
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ASSET = "openimages_annotations"
 #: Columns of an image table, and what they are called here.
 _RIGHTS = {
@@ -35,7 +35,7 @@ _RIGHTS = {
     "Rotation": "rotation",
 }
 #: What changes which rows there are, or what they say.
-_DECIDING = {"categories", "subsets", "sources", "min_confidence", "most_boxes"}
+_DECIDING = {"categories", "subcategories", "subsets", "sources", "min_confidence", "most_boxes"}
 
 
 def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: OpenImages, seed: int) -> Made:
@@ -46,8 +46,9 @@ def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: Open
         SourceError: a published file is not there.
         TableError: one is cut, or lacks a column.
     """
-    labels = wanted_labels(root, recipe.categories)
+    labels = wanted_labels(root, recipe.categories, subcategories=recipe.subcategories)
     files = [root.find(CLASS_DESCRIPTIONS)]
+    files += [root.find(HIERARCHY)] if recipe.subcategories else []
     files += [root.find(names[subset]) for subset in recipe.subsets for names in (BOXES, IMAGES)]
 
     def build(writer: Writer) -> Summary:
@@ -137,5 +138,6 @@ def _summary(data: pa.Table, seen: int, labels: Labels, recipe: OpenImages) -> S
         **counts,
         "categories_without_boxes": ", ".join(name for name in recipe.categories if not by_category[name]),
         "categories_of_several_labels": ", ".join(labels.shared),
+        "labels_below_categories": len(labels.below),
         **{f"reason: {reason}": count for reason, count in sorted(reasons.items())},
     }

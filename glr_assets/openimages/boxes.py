@@ -61,11 +61,11 @@ def judged_boxes(rows: pa.Table, categories: Mapping[str, str], recipe: OpenImag
     """One row per distinct published row, in the order of image, label and edges, with status and reason.
 
     Rows that stand word for word several times become one that counts its `copies`. Of rows that give one box of a
-    label and an image several times with other flags, the first in the order of their text is used.
+    category and an image several times with other flags, the first in the order of their text is used.
 
     Args:
         rows: of `read_boxes`.
-        categories: display name by label.
+        categories: display name of its category by label.
         recipe: which sources, which confidence, how many boxes of a category.
         seed: of the draw where there are more.
 
@@ -85,12 +85,12 @@ def judged_boxes(rows: pa.Table, categories: Mapping[str, str], recipe: OpenImag
     data = data.take(pa.array(starts)).combine_chunks()
     flags = {flag: numbers(data[name]) for flag, name in zip(FLAGS, PUBLISHED_FLAGS, strict=True)}
     reason = _reasons(data, flags, recipe)
-    _refuse_contradictions(data, reason)
-    status = np.where(reason == "", USABLE, REFUSED).astype(object)
     category = pc.take(
         pa.array(list(categories.values()), pa.string()),
         pc.index_in(data["LabelName"], value_set=pa.array(list(categories), pa.string())),
     )
+    _refuse_contradictions(data.append_column("category", category), reason)
+    status = np.where(reason == "", USABLE, REFUSED).astype(object)
     if recipe.most_boxes:
         beyond = _beyond(data["ImageID"], category, status == USABLE, recipe.most_boxes, seed)
         status[beyond], reason[beyond] = SKIPPED, BEYOND
@@ -161,9 +161,12 @@ def _boolean(values: pa.Array | pa.ChunkedArray) -> Flags:
 
 def _refuse_contradictions(data: pa.Table, reason: npt.NDArray[np.object_]) -> None:
     """Of usable rows of one box all but the first get a reason."""
+    box = ["ImageID", "category", *_EDGES]
     usable = np.flatnonzero(reason == "")
-    again = _as_before(data.take(pa.array(usable)).combine_chunks(), ["ImageID", "LabelName", *_EDGES])
-    reason[usable[again]] = "repeated box: another row of it is used, of other flags, source or subset"
+    rows = data.take(pa.array(usable)).append_column("place", pa.array(np.arange(len(usable))))
+    rows = rows.take(pc.sort_indices(rows, [(key, "ascending") for key in (*box, "place")])).combine_chunks()
+    again = usable[rows["place"].to_numpy()[_as_before(rows, box)]]
+    reason[again] = "repeated box: another row of it is used, of other flags, source, subset or label"
 
 
 def _beyond(images: pa.ChunkedArray, category: pa.Array, usable: Flags, most: int, seed: int) -> Flags:

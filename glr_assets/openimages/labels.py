@@ -1,4 +1,4 @@
-"""Display names to the labels that boxes are published under."""
+"""Display names to the labels that boxes are published under, with those below them in the hierarchy if wanted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from pydantic import BaseModel, ValidationError
+
 from glr_assets.errors import RecipeError, TableError
-from glr_assets.openimages.layout import CLASS_COLUMNS, CLASS_DESCRIPTIONS
+from glr_assets.openimages.layout import CLASS_COLUMNS, CLASS_DESCRIPTIONS, HIERARCHY
 from glr_assets.openimages.root import OpenImagesRoot
 
 _SUGGESTED = 5
@@ -20,12 +22,21 @@ class Labels:
     """What the wanted categories are published as.
 
     Attributes:
-        categories: display name of each label that is wanted.
+        categories: display name of the category that each wanted label counts as.
         shared: display names that several labels have; all of them are taken.
+        below: labels that are wanted for what they lie below.
     """
 
     categories: Mapping[str, str]
     shared: tuple[str, ...]
+    below: tuple[str, ...] = ()
+
+
+class _Node(BaseModel):
+    """A category of the published hierarchy. What it says of parts, as of a wheel and a car, is not read."""
+
+    LabelName: str
+    Subcategory: tuple[_Node, ...] = ()
 
 
 def read_descriptions(root: OpenImagesRoot) -> dict[str, str]:
@@ -57,11 +68,43 @@ def read_descriptions(root: OpenImagesRoot) -> dict[str, str]:
     return found
 
 
-def wanted_labels(root: OpenImagesRoot, categories: Sequence[str]) -> Labels:
+def read_hierarchy(root: OpenImagesRoot) -> dict[str, tuple[str, ...]]:
+    """The labels directly below each label, sorted; a label may be below several.
+
+    Raises:
+        SourceError: the published file is not there.
+        TableError: it is of another form.
+    """
+    name = root.find(HIERARCHY)
+    with root.open_table(name) as file:
+        try:
+            top = _Node.model_validate_json(file.read())
+        except ValidationError as error:
+            first = error.errors()[0]
+            at = ".".join(map(str, first["loc"])) or "document"
+            raise TableError(
+                f"{root.table_url(name)}: {at}: {first['msg']}; expected LabelName and Subcategory of each category as "
+                "published; download it again"
+            ) from error
+    below: dict[str, set[str]] = {}
+    nodes = [top]
+    while nodes:
+        node = nodes.pop()
+        below.setdefault(node.LabelName, set()).update(child.LabelName for child in node.Subcategory)
+        nodes += node.Subcategory
+    return {label: tuple(sorted(children)) for label, children in below.items()}
+
+
+def wanted_labels(root: OpenImagesRoot, categories: Sequence[str], *, subcategories: bool = False) -> Labels:
     """The labels of these display names; where several have one name, all of them.
+
+    With `subcategories` all labels below them in the hierarchy too, each as the nearest wanted category above it, the
+    first in the order of `categories` of several as near.
 
     Raises:
         RecipeError: a name is not in the class descriptions; the nearest ones are named.
+        SourceError: the hierarchy is wanted and not there.
+        TableError: a published file is of another form.
     """
     descriptions = read_descriptions(root)
     labels: dict[str, list[str]] = {}
@@ -74,10 +117,19 @@ def wanted_labels(root: OpenImagesRoot, categories: Sequence[str]) -> Labels:
             f"[openimages] categories: not in {root.table_url(root.find(CLASS_DESCRIPTIONS))}: {told}; "
             "name categories as that file does"
         )
-    return Labels(
-        {label: category for category in categories for label in sorted(labels[category])},
-        tuple(category for category in categories if len(labels[category]) > 1),
-    )
+    wanted = {label: category for category in categories for label in sorted(labels[category])}
+    shared = tuple(category for category in categories if len(labels[category]) > 1)
+    if not subcategories:
+        return Labels(wanted, shared)
+    children, found, level = read_hierarchy(root), dict(wanted), list(wanted)
+    while level:
+        reached = [(child, found[label]) for label in level for child in children.get(label, ())]
+        level = []
+        for child, category in reached:
+            if child not in found:
+                found[child] = category
+                level.append(child)
+    return Labels(found, shared, tuple(label for label in found if label not in wanted))
 
 
 def _nearest(name: str, known: Sequence[str]) -> list[str]:

@@ -18,6 +18,8 @@ CLASS_DESCRIPTIONS: Final = (
     "oidv6-class-descriptions.csv",
     "class-descriptions.csv",
 )
+#: Which categories lie below which.
+HIERARCHY: Final = ("bbox_labels_600_hierarchy.json",)
 #: Boxes, the newest version first.
 BOXES: Final[dict[Subset, tuple[str, ...]]] = {
     "train": ("oidv6-train-annotations-bbox.csv", "train-annotations-bbox.csv"),

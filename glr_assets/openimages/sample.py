@@ -9,6 +9,7 @@ import base64
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +29,7 @@ from glr_assets.store import Store
 if TYPE_CHECKING:
     from glr_assets.source.render.labelled_scenes import Scene, Thing
 
-SAMPLE_VERSION: Final = "1"
+SAMPLE_VERSION: Final = "2"
 """Goes up when the same seed gives other bytes."""
 LICENSE: Final = "https://creativecommons.org/licenses/by/2.0/"
 LABELS: Final[dict[str, str]] = {
@@ -44,6 +45,8 @@ LABELS: Final[dict[str, str]] = {
     "/m/04h7h": "Lighthouse",
 }
 """Names as published; no picture shows the last."""
+BELOW: Final[dict[str, tuple[str, ...]]] = {"/m/02wbm": ("/m/0l515", "/m/01b9xk"), "/m/0l515": ("/m/0cdn1",)}
+"""Labels below a label in the hierarchy: a hamburger is a sandwich, and both, and hot dogs, are food."""
 IMAGES: Final[dict[Subset, int]] = {"train": 72, "validation": 14, "test": 14}
 ROTATIONS: Final = {20: 90, 21: 180, 22: 270}
 """Train images that lie there turned, and the degrees counterclockwise that turn them upright."""
@@ -106,7 +109,19 @@ def write_openimages_sample(root: Store, *, seed: int = 0) -> None:
         rows = [_box_row(image, box, with_clicks) for image in here for box in image.boxes]
         root.write(layout.BOXES[subset][0], _csv([header, *rows]))
         root.write(layout.IMAGES[subset][0], _csv([layout.IMAGE_COLUMNS, *(_image_row(image) for image in here)]))
+    root.write(layout.HIERARCHY[0], f"{json.dumps(_hierarchy(), indent=1)}\n".encode())
     root.write(descriptions, _csv(LABELS.items()))
+
+
+def _hierarchy() -> dict[str, Any]:
+    """The tree as published: what lies below nothing else hangs on one node for everything."""
+
+    def node(label: str) -> dict[str, Any]:
+        below = [node(child) for child in BELOW.get(label, ())]
+        return {"LabelName": label} | ({"Subcategory": below} if below else {})
+
+    inner = {label for children in BELOW.values() for label in children}
+    return {"LabelName": "/m/0bl9f", "Subcategory": [node(label) for label in LABELS if label not in inner]}
 
 
 def _image(seed: int, subset: Subset, number: int) -> _SampleImage:

@@ -119,6 +119,11 @@ class OpenImages(Section):
         min_length=1,
         description="display names of the categories, each a class of the dataset in this order",
     )
+    subcategories: bool = Field(
+        False,
+        description="boxes of what lies below a category in the published hierarchy count as that category, the "
+        "nearest above that is wanted: those of Man and Woman as Person",
+    )
     subsets: tuple[Literal["train", "validation", "test"], ...] = Field(
         ("train", "validation", "test"), strict=False, min_length=1, description="published subsets that are read"
     )

@@ -133,11 +133,11 @@ def test_crops_are_cut_out_by_hand(of_sample: Store, sample: OpenImagesRoot) -> 
         turned += turn != 0
         found = crops[row["image_id"], row["box"]]
         difference = np.abs(found.astype(int) - np.asarray(expected.rotate(turn, expand=True)))
-        reduced = min(row["right"] - row["left"], row["bottom"] - row["top"]) >= 4 * SMALL.size
+        reduced = min(row["right"] - row["left"], row["bottom"] - row["top"]) >= 2.5 * SMALL.size
         assert difference.mean() < 4 if reduced else not difference.any()
         exact += not difference.any()
     assert turned >= 3
-    assert exact > 0.9 * len(crops)
+    assert exact > 0.85 * len(crops)
     assert len(crops) == sum(row["decision"] == "kept" for row in plan_of(of_sample))
 
 
