@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import unpack_value
 
@@ -127,7 +126,7 @@ class Watch:
 
     def _over(self, step: Step) -> bool:
         run = self.instance.get_run_by_id(step.run)
-        return run is None or run.status in (*FINISHED_STATUSES, dg.DagsterRunStatus.CANCELING)
+        return run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from glr_assets import markdown
 from glr_assets.defs.automation.refresh import stored_assets
@@ -99,10 +98,10 @@ def as_markdown(rows: Iterable[Row]) -> str:
 def what_is_broken(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """It warns and stops nothing: the other shards go on to the manifests."""
     source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe()
-    graph = _graph()
-    at = under_way(context.instance, graph, but=context.run.run_id)
+    repository = _repository()
+    at = under_way(context.instance, repository, but=context.run.run_id)
     shards = list(broken_shards(source, store, recipe, at))
-    old = list(outdated_assets(stored_assets(graph, source, store, recipe), at))
+    old = list(outdated_assets(stored_assets(repository, source, store, recipe), at))
     return dg.AssetCheckResult(
         passed=not shards,
         severity=dg.AssetCheckSeverity.WARN,
@@ -121,9 +120,9 @@ def _up_to_date(asset: str) -> dg.AssetChecksDefinition:
         asset=asset, name="up_to_date", description="It is made from what is stored now, and so on upwards."
     )
     def up_to_date(platform: Platform) -> dg.AssetCheckResult:
-        graph = _graph()
-        stored = stored_assets(graph, platform.open_source(), platform.open_store(), platform.load_recipe())
-        old = [f"{name}: {why}" for name, why in _outdated_above(graph, stored, asset)]
+        repository = _repository()
+        stored = stored_assets(repository, platform.open_source(), platform.open_store(), platform.load_recipe())
+        old = [f"{name}: {why}" for name, why in _outdated_above(repository, stored, asset)]
         problem = "; ".join(old[:5]) + (f"; and {len(old) - 5} more" if len(old) > 5 else "")
         severity = dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(passed=not old, severity=severity, metadata={"problem": problem or "none"})
@@ -131,8 +130,9 @@ def _up_to_date(asset: str) -> dg.AssetChecksDefinition:
     return up_to_date
 
 
-def _outdated_above(graph: AssetGraph, stored: Stored, asset: str) -> Iterator[tuple[str, str]]:
+def _outdated_above(repository: dg.RepositoryDefinition, stored: Stored, asset: str) -> Iterator[tuple[str, str]]:
     """Outdated receipts of an asset and of all that it is made from, models excepted."""
+    graph = repository.asset_graph
     seen: set[str] = set()
     waiting = [asset]
     while waiting:
@@ -145,10 +145,10 @@ def _outdated_above(graph: AssetGraph, stored: Stored, asset: str) -> Iterator[t
 
 
 @functools.cache
-def _graph() -> AssetGraph:
+def _repository() -> dg.RepositoryDefinition:
     from glr_assets.defs.build import build_definitions  # it assembles these checks too
 
-    return build_definitions().resolve_asset_graph()
+    return build_definitions().get_repository_def()
 
 
 CHECKS = [what_is_broken, *(_up_to_date(asset) for asset in UP_TO_DATE)]

@@ -80,7 +80,7 @@ def ingest_new_shards(context: dg.SensorEvaluationContext, platform: Platform) -
     source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe()
     seen = Seen.model_validate_json(context.cursor or "{}")
     repository = repository_of(context)
-    at = under_way(context.instance, repository.asset_graph)
+    at = under_way(context.instance, repository)
     tables = digest_of(source.table_stamps())
     busy = sorted(set(TABLES_FIRST) & at.by.keys())
     if busy:
@@ -144,7 +144,7 @@ def _retry_schedule(split: Split) -> dg.ScheduleDefinition:
     def retry(context: dg.ScheduleEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
         source = platform.open_source()
         state = split_state(source, platform.open_store(), split)
-        at = under_way(context.instance, context.repository_def.asset_graph)
+        at = under_way(context.instance, context.repository_def)
         wanted = {*state.untried, *state.passing} - at.of(f"{split}_images")
         registered = list(context.instance.get_dynamic_partitions(f"{split}_shards"))
         night = context.scheduled_execution_time.isoformat()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from pydantic import BaseModel, Field
 
 from glr_assets.defs.automation.purposes import CURATED, TABLES_FIRST
@@ -98,7 +97,7 @@ class Asked(BaseModel):
     stages: dict[str, str] = Field(default_factory=dict)
 
 
-def stored_assets(graph: AssetGraph, source: Source, store: Store, recipe: Recipe) -> Stored:
+def stored_assets(repository: dg.RepositoryDefinition, source: Source, store: Store, recipe: Recipe) -> Stored:
     """The receipts of every asset, of the shards that the source has and the parts that the recipe counts."""
     keys = {f"{split}_shards": source.shards(split) for split in SPLITS}
     keys |= {str(partitions.name): parts for partitions, parts in counted_parts(recipe)}
@@ -108,7 +107,7 @@ def stored_assets(graph: AssetGraph, source: Source, store: Store, recipe: Recip
             if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
             else None
         )
-        for node in graph.asset_nodes
+        for node in repository.asset_graph.asset_nodes
     }
     return read_stored(store, partitions)
 
@@ -128,7 +127,7 @@ class Look:
     @cached_property
     def at(self) -> UnderWay:
         """What runs and backfills are at."""
-        return under_way(self.instance, self.graph)
+        return under_way(self.instance, self.repository)
 
     def busy(self, assets: Iterable[str]) -> str:
         """Who is at one of these assets, in words; empty where nobody is."""
@@ -137,7 +136,7 @@ class Look:
     @cached_property
     def stored(self) -> Stored:
         """The receipts of every asset, of the partitions that there are to be."""
-        return stored_assets(self.graph, self.source, self.store, self.recipe)
+        return stored_assets(self.repository, self.source, self.store, self.recipe)
 
     @cached_property
     def listings(self) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from glr_assets.defs import tags
 from glr_assets.defs.automation.purposes import EVERYTHING, WALKS
@@ -40,14 +39,15 @@ class UnderWay:
         return self.keys.get(asset, frozenset())
 
 
-def under_way(instance: dg.DagsterInstance, graph: AssetGraph, but: str | None = None) -> UnderWay:
+def under_way(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, but: str | None = None) -> UnderWay:
     """Look at the instance's unfinished runs and open backfills.
 
     Args:
         instance: whose.
-        graph: the assets of the code location.
+        repository: of the code location's assets.
         but: the run that asks.
     """
+    graph = repository.asset_graph
     keys: dict[str, set[str]] = {}
     by: dict[str, str] = {}
 
@@ -57,9 +57,9 @@ def under_way(instance: dg.DagsterInstance, graph: AssetGraph, but: str | None =
         by.setdefault(name, who)
 
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        for asset in run.asset_selection or _planned(instance, graph, run):
+        for asset in run.asset_selection or _planned(instance, repository, run):
             if graph.has(asset) and run.run_id != but:
-                add(asset, _keys_of_run(instance, graph, asset, run), f"run {run.run_id[:8]}")
+                add(asset, _keys_of_run(instance, repository, asset, run), f"run {run.run_id[:8]}")
     for backfill in instance.get_backfills(limit=_BACKFILLS):
         if backfill.status.value not in _OPEN_BACKFILLS or not backfill.is_asset_backfill:
             continue
@@ -72,10 +72,10 @@ def under_way(instance: dg.DagsterInstance, graph: AssetGraph, but: str | None =
     return UnderWay({name: frozenset(found) for name, found in keys.items()}, by)
 
 
-def _planned(instance: dg.DagsterInstance, graph: AssetGraph, run: dg.DagsterRun) -> set[dg.AssetKey]:
+def _planned(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, run: dg.DagsterRun) -> set[dg.AssetKey]:
     """The assets of a run that selects none: those its job walks, or those that its steps have the names of."""
     if run.job_name == EVERYTHING:
-        return set(graph.get_all_asset_keys())
+        return set(repository.asset_graph.get_all_asset_keys())
     names: Iterable[str] = WALKS.get(run.job_name, ())
     if not names and run.execution_plan_snapshot_id is not None:
         names = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute
@@ -83,10 +83,10 @@ def _planned(instance: dg.DagsterInstance, graph: AssetGraph, run: dg.DagsterRun
 
 
 def _keys_of_run(
-    instance: dg.DagsterInstance, graph: AssetGraph, asset: dg.AssetKey, run: dg.DagsterRun
+    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, asset: dg.AssetKey, run: dg.DagsterRun
 ) -> Iterator[str]:
     """The partitions that a run makes of an asset: one, a range as they were registered, or all."""
-    partitions = graph.get(asset).partitions_def
+    partitions = repository.asset_graph.get(asset).partitions_def
     if partitions is None:
         return
     if tags.PARTITION in run.tags:
