@@ -37,7 +37,8 @@ class Evidence:
         best: float64 [l], the best cosine - B of the landmark's candidates.
         inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
         classes: float64 [l], the cosine to the nearest centre of the landmark in the embedder's head, its class
-            logit; absent where the embedder has no head, or the recipe does not ask for it.
+            logit, and nan where the head does not know the landmark; absent where the embedder has no head, or the
+            recipe does not ask for it.
     """
 
     id: str

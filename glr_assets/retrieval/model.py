@@ -7,7 +7,8 @@ conditional logit (McFadden, 1974) with an outside option. The features are
 
 - neighbours: the neighbours' support less the query's penalty C, in units of its spread over what the fit saw;
 - best: the best candidate's cosine - B, less C, alike;
-- classes: the landmark's class logit (`training.centres`), less C, alike, where the embedder has a head;
+- classes: the landmark's class logit (`training.centres`), less C, alike, where the embedder has a head; of a landmark
+  that the head does not know, as one that joined later, the best candidate stands in for its centre;
 - geometry: log(1 + the inliers over chance of the candidates that agree most), so that the tenth counts more than the
   hundredth, and one image that agrees well more than three by chance.
 
@@ -135,7 +136,8 @@ def features_of(evidence: Evidence) -> dict[str, Floats]:
     over = np.maximum(evidence.inliers.astype(np.float64) - CHANCE, 0.0)
     found = {NEIGHBOURS: support - evidence.penalty, BEST: evidence.best - evidence.penalty}
     if evidence.classes is not None:
-        found[CLASSES] = evidence.classes - evidence.penalty
+        known = np.isfinite(evidence.classes)
+        found[CLASSES] = np.where(known, evidence.classes, evidence.best) - evidence.penalty
     return found | {GEOMETRY: np.log1p(over.sum(axis=1))}
 
 

@@ -75,7 +75,7 @@ ANSWERS = Table(
         Column(
             "class_logit",
             pa.float64(),
-            "Cosine to its nearest centre in the embedder's head; absent where it has none or the recipe asks for none",
+            "Cosine to its nearest centre in the embedder's head; absent where there is none, or it is not asked for",
             nullable=True,
         ),
         Column("penalty", pa.float64(), "C: mean of the query's best cosines to non-landmark images"),

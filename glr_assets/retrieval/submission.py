@@ -116,7 +116,7 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
     rows = []
     for rank, (answer, probability) in enumerate(zip(ranked, probabilities, strict=False), 1):
         row = row_of[answer.landmark_id]
-        support = float(found.neighbours[row])
+        support, logit = float(found.neighbours[row]), None if found.classes is None else found.classes[row]
         rows.append(
             {
                 "id": found.id,
@@ -126,7 +126,7 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
                 "probability": probability,
                 "neighbours": support if np.isfinite(support) else None,
                 "best": float(found.best[row]),
-                "class_logit": None if found.classes is None else float(found.classes[row]),
+                "class_logit": None if logit is None or np.isnan(logit) else float(logit),
                 "penalty": found.penalty,
                 "inliers": found.inliers[row].tolist(),
             }

@@ -35,9 +35,9 @@ class ClassCentres:
     def cosines(self, queries: Floats, landmark_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The cosine of each query [q, D] to the nearest centre of each of these landmarks, float64 [q, l].
 
-        It is -1, the least that speaks for a landmark, of one that has no centres.
+        It is nan of a landmark that has no centres.
         """
-        found = np.full((len(queries), len(landmark_ids)), -1.0)
+        found = np.full((len(queries), len(landmark_ids)), np.nan)
         if not len(self.landmark_ids):
             return found
         rows = np.minimum(np.searchsorted(self.landmark_ids, landmark_ids), len(self.landmark_ids) - 1)

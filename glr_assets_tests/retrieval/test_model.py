@@ -152,6 +152,10 @@ def test_class_logits_count_where_they_tell_the_right_landmark() -> None:
     telling, noise = told(True), told(False)
     assert telling.weights[CLASSES] > PRIOR[CLASSES] > noise.weights[CLASSES] >= 0
     assert telling.calibration.correct > without.calibration.correct
+    # A landmark that the head does not know is weighed by its best photograph alone.
+    unknown = replace(evidence[0], classes=np.full(len(evidence[0].landmark_ids), np.nan))
+    as_best = replace(evidence[0], classes=evidence[0].best)
+    assert telling.ranked(unknown) == telling.ranked(as_best)
     # What it was fitted with, it asks for.
     with pytest.raises(KeyError):
         telling.ranked(evidence[0])
