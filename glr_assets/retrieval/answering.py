@@ -84,15 +84,19 @@ class Witness:
             EmbedderError: the vectors are not of the index's embedder, or a value is not finite.
             StoreError: local features cannot be read.
         """
-        size = QUERIES_AT_ONCE if self.comparer is not None else QUERY_BLOCK
+        size = QUERIES_AT_ONCE if self._of_many else QUERY_BLOCK
         for start in range(0, len(queries), size):
             part = queries.rows(range(start, min(start + size, len(queries))))
             yield from self._of_block(part, photographs, leave_one_out)
 
+    @property
+    def _of_many(self) -> bool:
+        """Whether all candidates of a query are looked at, not its first neighbours alone."""
+        return self.comparer is not None or self.centres is not None
+
     def _of_block(self, queries: Vectors, photographs: Photographs | None, leave_one_out: bool) -> Iterator[Evidence]:
         own = self.non_landmarks.penalties(queries, self.recipe.query_penalty_top)
-        more = self.recipe.rerank if self.comparer is not None or self.centres is not None else 0
-        wanted = max(self.recipe.neighbours, more)
+        wanted = max(self.recipe.neighbours, self.recipe.rerank if self._of_many else 0)
         own_ids = queries.ids if leave_one_out else None
         asked = queries.vectors
         if self.recipe.expansion:
