@@ -36,6 +36,7 @@ class Control(BaseModel):
     gap: float
     gap_landmarks_only: float
     top1: float
+    map100: float | None
 
 
 class DemoReport(BaseModel):
@@ -137,7 +138,7 @@ def shown(report: DemoReport) -> str:
     else:
         lines.append(f"{'':20}{'GAP':>8}{'GAP landmarks':>16}{'top-1':>8}{'mAP@100':>10}")
         rows = {"embedder": (report.gap, report.gap_landmarks_only, report.top1, report.map100)} | {
-            name: (control.gap, control.gap_landmarks_only, control.top1, None)
+            name: (control.gap, control.gap_landmarks_only, control.top1, control.map100)
             for name, control in report.controls.items()
         }
         for name, (gap, landmarks, top1, map100) in rows.items():

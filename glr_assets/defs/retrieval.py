@@ -216,6 +216,7 @@ def retrieval_submission(
         "recognition_solution",
         "retrieval_solution",
         "landmark_labels",
+        "index_metadata",
         *MANIFESTS,
         "image_catalog",
         "faiss_index",
@@ -227,7 +228,7 @@ def retrieval_submission(
     example='json.load(open(f"{GLR_STORE}/reports/evaluation.json"))',
 )
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder and dhash neighbours."""
+    """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder, pixels and dhash."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(recipe)), None, store)
 

@@ -1,8 +1,12 @@
-"""What a recogniser must beat: its network untrained, neighbours by difference hash, a vote of local features."""
+"""What a recogniser must beat: its network untrained, neighbours by pixels and by dhash, a vote of local features."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
@@ -11,6 +15,7 @@ from glr_assets.curation.diversity import hamming
 from glr_assets.curation.fates import fates
 from glr_assets.evaluation.metrics import Prediction
 from glr_assets.images.reader import ImageReader
+from glr_assets.metadata.schemas import INDEX_METADATA
 from glr_assets.ranges import ordered
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.answering import Witness
@@ -19,36 +24,64 @@ from glr_assets.retrieval.embeddings import Embed, NonLandmarks, Vectors
 from glr_assets.retrieval.index import build_index, searched_images
 from glr_assets.retrieval.local import extracted
 from glr_assets.retrieval.model import RecognitionModel
-from glr_assets.retrieval.scoring import PenalisedIndex
+from glr_assets.retrieval.scoring import Floats, PenalisedIndex, retrieve
 from glr_assets.source.base import Split
 from glr_assets.store import Store
+from glr_assets.tables import read_table
+from glr_assets.training.photographs import in_threads, square
 from glr_assets.verification.extractors.rootsift import RootSift
 from glr_assets.verification.matching import LEAST_MATCHES, Prepared
 
 QUERY_BLOCK = 256
 HASH_BITS = 64
+#: Pixels a side of a picture that is compared as it is.
+PIXEL_SIDE = 16
 #: Of the vote.
 VOTE_FEATURES, VOTE_COSINE, VOTE_RESIDUAL, VOTERS = 500, 0.85, 6.0, 3
 
 
-def dhash_neighbours(store: Store, manifest: pa.Table, query_ids: list[str]) -> list[Prediction]:
-    """The landmark of the train image whose dhash differs least, ties to the smaller id; surer, the fewer bits."""
+@dataclass(frozen=True)
+class Asked:
+    """What a control is asked, as the recogniser is.
+
+    Attributes:
+        recognition: test images whose landmark is asked for.
+        retrieval: test images for which index images are; none where no solution of retrieval is published.
+        retrieved: index images a query, at most.
+    """
+
+    recognition: list[str]
+    retrieval: list[str]
+    retrieved: int
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a control answers: landmarks, and ids of index images by query, the best first."""
+
+    predictions: list[Prediction]
+    retrieved: dict[str, list[str]]
+
+
+def dhash_neighbours(store: Store, manifest: pa.Table, asked: Asked) -> Control:
+    """The landmark of the train image whose dhash differs least, ties to the smaller id; surer, the fewer bits.
+
+    Index images come in the order of differing bits, ties by id.
+    """
     train = manifest.select(["id", "landmark_id"]).join(_hashes(store, "train"), "id", join_type="inner").sort_by("id")
-    queries = _hashes(store, "test")
-    queries = queries.filter(pc.is_in(queries["id"], pa.array(query_ids, pa.string()))).sort_by("id")
     landmarks, hashes = train["landmark_id"].to_numpy(), train["dhash"].to_numpy()
-    ids, asked = queries["id"].to_pylist(), queries["dhash"].to_numpy()
+    queries = _hashes(store, "test").sort_by("id")
     found: list[Prediction] = []
-    for start in range(0, len(ids) if len(hashes) else 0, QUERY_BLOCK):
-        bits = hamming(asked[start : start + QUERY_BLOCK], hashes)
-        nearest = bits.argmin(axis=1)
-        found += [
-            Prediction(query, int(landmarks[row]), float(HASH_BITS - distance))
-            for query, row, distance in zip(
-                ids[start : start + QUERY_BLOCK], nearest, bits.min(axis=1).tolist(), strict=True
-            )
-        ]
-    return found
+    for ids, bits in _bits(queries, asked.recognition, hashes):
+        nearest = zip(ids, bits.argmin(axis=1).tolist(), bits.min(axis=1).tolist(), strict=True)
+        found += [Prediction(query, int(landmarks[row]), float(HASH_BITS - least)) for query, row, least in nearest]
+    index = _hashes(store, "index").sort_by("id")
+    names = index["id"].to_pylist()
+    retrieved: dict[str, list[str]] = {}
+    for ids, bits in _bits(queries, asked.retrieval, index["dhash"].to_numpy()):
+        order = bits.argsort(axis=1, kind="stable")[:, : asked.retrieved].tolist()
+        retrieved |= {query: [names[row] for row in rows] for query, rows in zip(ids, order, strict=True)}
+    return Control(found, retrieved)
 
 
 def _hashes(store: Store, split: Split) -> pa.Table:
@@ -56,22 +89,54 @@ def _hashes(store: Store, split: Split) -> pa.Table:
     return found.filter(pc.equal(found["status"], "stored")).select(["id", "dhash"])
 
 
-def untrained_neighbours(
+def _bits(
+    queries: pa.Table, wanted: Sequence[str], hashes: npt.NDArray[np.uint64]
+) -> Iterator[tuple[list[str], npt.NDArray[np.uint8]]]:
+    """Ids of some queries [q] and the bits in which they differ from each of `hashes` [n], [q, n], block by block."""
+    here = queries.filter(pc.is_in(queries["id"], pa.array(wanted, pa.string())))
+    ids, asked = here["id"].to_pylist(), here["dhash"].to_numpy()
+    for start in range(0, len(ids) if len(hashes) else 0, QUERY_BLOCK):
+        part = slice(start, start + QUERY_BLOCK)
+        yield ids[part], hamming(asked[part], hashes)
+
+
+def pixel_vectors(images: Iterable[bytes], threads: int) -> Floats:
+    """Photographs squeezed to `PIXEL_SIDE`² RGB, less their mean, of unit length: float32 [n, 3 · `PIXEL_SIDE`²].
+
+    Tiny images: Torralba et al. 2008 (IEEE TPAMI 30(11)).
+    """
+
+    def vector(image: bytes) -> Floats:
+        values = square(image, PIXEL_SIDE).astype(np.float32).ravel()
+        values -= values.mean()
+        return values / max(float(np.linalg.norm(values)), 1.0)
+
+    rows = list(in_threads(vector, images, threads))
+    return np.stack(rows) if rows else np.zeros((0, 3 * PIXEL_SIDE**2), np.float32)
+
+
+def neighbours_by(
     store: Store,
     manifest: pa.Table,
-    query_ids: list[str],
+    asked: Asked,
     non_landmark_ids: list[str],
     embed: Embed,
     recipe: Retrieval,
     seed: int,
-) -> list[Prediction]:
+) -> Control:
     """What the same search and penalties answer with another embedder, as one that has learnt nothing."""
     images = searched_images(manifest, recipe.per_landmark, seed)
     train = _embedded(store, "train", images["id"].to_pylist(), embed)
-    test = _embedded(store, "test", sorted({*query_ids, *non_landmark_ids}), embed)
+    test = _embedded(store, "test", sorted({*asked.recognition, *asked.retrieval, *non_landmark_ids}), embed)
     non_landmarks = NonLandmarks(test.of(non_landmark_ids))
     index, _ = build_index(images, train, non_landmarks, recipe)
-    return by_neighbours(index, non_landmarks, test.of(query_ids), recipe)
+    predictions = by_neighbours(index, non_landmarks, test.of(asked.recognition), recipe)
+    if not asked.retrieval:
+        return Control(predictions, {})
+    listed = _embedded(store, "index", read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist(), embed)
+    queries = test.of(asked.retrieval)
+    found = retrieve(listed.vectors, listed.ids, queries.vectors, asked.retrieved)
+    return Control(predictions, dict(zip(queries.ids, found, strict=True)))
 
 
 def by_neighbours(

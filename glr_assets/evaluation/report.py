@@ -10,7 +10,14 @@ import pyarrow.compute as pc
 
 from glr_assets.evaluation.comparison import VERSIONS, evaluated_folder, write_scores
 from glr_assets.evaluation.confusion import embeddings_of, write_errors
-from glr_assets.evaluation.controls import dhash_neighbours, rootsift_votes, untrained_neighbours
+from glr_assets.evaluation.controls import (
+    Asked,
+    Control,
+    dhash_neighbours,
+    neighbours_by,
+    pixel_vectors,
+    rootsift_votes,
+)
 from glr_assets.evaluation.metrics import Prediction
 from glr_assets.evaluation.score import (
     RecognitionScores,
@@ -34,7 +41,7 @@ from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
@@ -83,19 +90,24 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
             return {"scored": False}
         predictions = read_recognition_submission(io.BytesIO(store.read(SUBMISSION)), solution)
         scores = {"embedder": recognition_scores(predictions, solution)}
+        retrieval = retrieval_solution(store)
+        asks_index = any(retrieval.images.values())
+        maps: dict[str, float | None] = {}
         if recipe.evaluation.controls:
-            controls = control_predictions(store, recipe, solution, untrained())
-            scores |= {name: recognition_scores(found, solution) for name, found in controls.items()}
+            asked = sorted(retrieval.images) if asks_index else []
+            controls = control_answers(store, recipe, sorted(solution.landmarks), asked, untrained())
+            scores |= {name: recognition_scores(found.predictions, solution) for name, found in controls.items()}
+            if asks_index:
+                maps = {name: retrieval_scores(of.retrieved, retrieval).map100 for name, of in controls.items()}
         if recipe.evaluation.vote:
             voters = kept_images(store, recipe.retrieval.manifest)
             votes = rootsift_votes(store, voters, sorted(solution.landmarks), recipe.execution.threads)
             scores |= {"RootSIFT vote": recognition_scores(votes, solution)}
-        retrieval = retrieval_solution(store)
         retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
-        map100 = retrieval_scores(retrieved, retrieval).map100 if any(retrieval.images.values()) else None
+        map100 = retrieval_scores(retrieved, retrieval).map100 if asks_index else None
         tests = [name for name in inputs if name.startswith("test_embeddings/")]
         told, steps = write_steps(store, writer, tests, recipe.retrieval, predictions, solution)
-        document = _document(scores, map100) | told
+        document = _document(scores, maps | {"embedder": map100}) | told
         writer.json(REPORT, document)
         write_scores(writer, folder, document, inputs["recognition_solution"], recipe.retrieval)
         writer.write(SCORES_PICTURE, _bars(scores))
@@ -108,9 +120,11 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
             for name, found in scores.items()
             for figure in ("gap", "gap_landmarks_only", "top1")
         }
+        figures |= {f"map100 of {name}": value for name, value in maps.items()}
         return {"scored": True, "map100": map100} | figures | steps | errors
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
+    names += ["index_metadata"]
     names += ["image_catalog", "embedder", recipe.retrieval.manifest, "faiss_index", "non_landmark_embeddings"]
     parameters: dict[str, Any] = {
         "evaluation": recipe.evaluation.model_dump(),
@@ -133,28 +147,30 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
     )
 
 
-def control_predictions(
-    store: Store, recipe: Recipe, solution: RecognitionSolution, untrained: Embed
-) -> dict[str, list[Prediction]]:
+def control_answers(
+    store: Store, recipe: Recipe, recognition: list[str], retrieval: list[str], untrained: Embed
+) -> dict[str, Control]:
     """The answers of each control to the queries that count."""
     manifest = kept_images(store, recipe.retrieval.manifest)
-    query_ids = sorted(solution.landmarks)
+    asked = Asked(recognition, retrieval, recipe.retrieval.retrieved)
     gallery = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id", "split"])
     non_landmark_ids = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
+
+    def by(embed: Embed) -> Control:
+        return neighbours_by(store, manifest, asked, non_landmark_ids, embed, recipe.retrieval, recipe.seed)
+
     return {
-        "untrained embedder": untrained_neighbours(
-            store, manifest, query_ids, non_landmark_ids, untrained, recipe.retrieval, recipe.seed
-        ),
-        "dhash neighbours": dhash_neighbours(store, manifest, query_ids),
+        "untrained embedder": by(untrained),
+        "pixel neighbours": by(lambda images: pixel_vectors(images, recipe.execution.threads)),
+        "dhash neighbours": dhash_neighbours(store, manifest, asked),
     }
 
 
-def _document(scores: dict[str, RecognitionScores], map100: float | None) -> dict[str, Any]:
+def _document(scores: dict[str, RecognitionScores], maps: dict[str, float | None]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    main = asdict(scores["embedder"])
-    controls = {name: asdict(found) for name, found in scores.items() if name != "embedder"}
-    return {"scored": True, **main, "map100": map100, "controls": controls}
+    main, *controls = ((name, asdict(found) | {"map100": maps.get(name)}) for name, found in scores.items())
+    return {"scored": True, **main[1], "controls": dict(controls)}
 
 
 def _bars(scores: dict[str, RecognitionScores]) -> bytes:

@@ -65,7 +65,7 @@ class Retrieval(Section):
 class Evaluation(Section):
     """What the submission is measured beside."""
 
-    controls: bool = Field(True, description="also score an untrained embedder and dhash neighbours")
+    controls: bool = Field(True, description="also score an untrained embedder, and neighbours by pixels and by dhash")
     vote: bool = Field(
         False, description="also score a vote of RootSIFT of every query with every train image: milliseconds a pair"
     )

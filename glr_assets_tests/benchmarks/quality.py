@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
-CONTROLS = ("untrained embedder", "dhash neighbours", "RootSIFT vote")
+CONTROLS = ("untrained embedder", "pixel neighbours", "dhash neighbours", "RootSIFT vote")
 GLR = str(Path(sys.executable).with_name("glr"))
 
 
@@ -80,6 +80,8 @@ def one_seed(
     for control in CONTROLS:
         row |= {f"GAP {control}": scores["controls"][control]["gap"]}
         row |= {f"top-1 {control}": scores["controls"][control]["top1"]}
+        if scores["controls"][control]["map100"] is not None:
+            row |= {f"mAP@100 {control}": scores["controls"][control]["map100"]}
     return row | {"training s": scores["seconds"]["embedder"], "demo s": seconds}
 
 

@@ -21,7 +21,7 @@ def test_a_bucket_becomes_a_scored_submission(glr: Glr, bucket: str, training: s
     report = json.loads((tmp_path / "out.json").read_text())
     store = tmp_path / "store"
     assert 0 <= report["gap"] <= 1
-    assert set(report["controls"]) == {"untrained embedder", "dhash neighbours"}
+    assert set(report["controls"]) == {"untrained embedder", "pixel neighbours", "dhash neighbours"}
     images = report["images"]
     assert images["seen"] == images["stored"] + images["corrupt"]
     assert images["train"] == images["deduped"] + images["extra"] == 24
