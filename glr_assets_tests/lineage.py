@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from glr_assets.metadata.tables import make_recognition_solution, make_retrieval_solution
 from glr_assets.recipes import Recipe
@@ -31,6 +34,20 @@ def write_pooling_embedder(path: Path) -> Path:
 
     torch.jit.save(torch.jit.script(Grid()), str(path))
     return path
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A store, the source it was made from and the recipe it was made by."""
+
+    source: Source
+    store: Store
+    recipe: Recipe
+
+    def copied(self, folder: Path) -> Self:
+        """The same with a copy of the store, that a test may change."""
+        shutil.copytree(self.store.root, folder)
+        return replace(self, store=Store(str(folder)))
 
 
 def write_recipe(path: Path, embedder: Path | None = None, **tables: dict[str, object]) -> Path:

@@ -124,8 +124,8 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         return {"scored": True, "map100": map100} | figures | steps | errors
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
-    names += ["index_metadata"]
-    names += ["image_catalog", "embedder", recipe.retrieval.manifest, "faiss_index", "non_landmark_embeddings"]
+    names += ["image_catalog", "index_metadata", "embedder", "faiss_index", "non_landmark_embeddings"]
+    names += [recipe.retrieval.manifest]
     parameters: dict[str, Any] = {
         "evaluation": recipe.evaluation.model_dump(),
         "retrieval": recipe.retrieval.model_dump(),

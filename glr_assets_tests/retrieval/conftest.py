@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from glr_assets.recipes import Recipe, load_recipe
-from glr_assets.source import Source, open_source
+from glr_assets.recipes import load_recipe
+from glr_assets.source import open_source
 from glr_assets.store import Store
-from glr_assets_tests.lineage import curate, embed, index, write_pooling_embedder, write_recipe
+from glr_assets_tests.lineage import Lineage, curate, embed, index, write_pooling_embedder, write_recipe
 
 
-@dataclass(frozen=True)
-class Embedded:
-    source: Source
-    store: Store
-    recipe: Recipe
+class Embedded(Lineage):
+    """Every shard of it is embedded."""
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +30,13 @@ def embedded_once(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Embe
 @pytest.fixture
 def embedded(embedded_once: Embedded, tmp_path: Path) -> Embedded:
     """A copy that a test may change."""
-    copy = tmp_path / "copy"
-    shutil.copytree(embedded_once.store.root, copy)
-    return Embedded(embedded_once.source, Store(str(copy)), embedded_once.recipe)
+    return embedded_once.copied(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
 def indexed_once(embedded_once: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
     """That, with index, local features and recognition model."""
-    copy = tmp_path_factory.mktemp("indexed") / "store"
-    shutil.copytree(embedded_once.store.root, copy)
-    found = Embedded(embedded_once.source, Store(str(copy)), embedded_once.recipe)
+    found = embedded_once.copied(tmp_path_factory.mktemp("indexed") / "store")
     index(found.source, found.store, found.recipe)
     return found
 
@@ -52,18 +44,15 @@ def indexed_once(embedded_once: Embedded, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def indexed(indexed_once: Embedded, tmp_path: Path) -> Embedded:
     """A copy that a test may change."""
-    copy = tmp_path / "copy"
-    shutil.copytree(indexed_once.store.root, copy)
-    return Embedded(indexed_once.source, Store(str(copy)), indexed_once.recipe)
+    return indexed_once.copied(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
 def headed_once(embedded_once: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
     """That, with an embedder that was trained, under a head, all embedded and indexed anew."""
     folder = tmp_path_factory.mktemp("headed")
-    shutil.copytree(embedded_once.store.root, folder / "store")
     recipe = load_recipe(str(write_recipe(folder / "trained.toml")))
-    found = Embedded(embedded_once.source, Store(str(folder / "store")), recipe)
+    found = replace(embedded_once.copied(folder / "store"), recipe=recipe)
     embed(found.source, found.store, found.recipe)
     index(found.source, found.store, found.recipe)
     return found
@@ -72,6 +61,4 @@ def headed_once(embedded_once: Embedded, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def headed(headed_once: Embedded, tmp_path: Path) -> Embedded:
     """A copy that a test may change."""
-    copy = tmp_path / "copy"
-    shutil.copytree(headed_once.store.root, copy)
-    return Embedded(headed_once.source, Store(str(copy)), headed_once.recipe)
+    return headed_once.copied(tmp_path / "copy")

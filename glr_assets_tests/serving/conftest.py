@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +16,23 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from glr_assets.images.reader import ImageReader
-from glr_assets.recipes import Recipe, load_recipe
+from glr_assets.recipes import load_recipe
 from glr_assets.retrieval.submission import make_submission
 from glr_assets.serving.app import Service, build_service
 from glr_assets.serving.limits import Limits
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
 from glr_assets.serving.server import config
-from glr_assets.source import Source, open_source
+from glr_assets.source import open_source
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
-from glr_assets_tests.lineage import curate, embed, index, write_pooling_embedder, write_recipe
+from glr_assets_tests.lineage import Lineage, curate, embed, index, write_pooling_embedder, write_recipe
 
 Build = Callable[..., TestClient]
 
 
-@dataclass(frozen=True)
-class Served:
-    source: Source
-    store: Store
-    recipe: Recipe
+class Served(Lineage):
+    """It has all that is served."""
 
     def photos(self) -> dict[str, bytes]:
         """The stored test photographs by id."""
@@ -97,9 +92,7 @@ def served_once(sharp_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def served(served_once: Served, tmp_path: Path) -> Served:
     """A copy that a test may change."""
-    copy = tmp_path / "copy"
-    shutil.copytree(served_once.store.root, copy)
-    return Served(served_once.source, Store(str(copy)), served_once.recipe)
+    return served_once.copied(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
