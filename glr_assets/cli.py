@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from glr_assets.receipts import Made
 
 app = typer.Typer(
-    help="From a bucket of landmark photographs to a recogniser. Assets: `dagster dev`; settings: GLR_… variables.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,6 +32,23 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 SourceOption = Annotated[str | None, typer.Option(help="Source bucket, in place of GLR_SOURCE.")]
 StoreOption = Annotated[str | None, typer.Option(help="Root of everything written, in place of GLR_STORE.")]
 JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        out.print(f"glr {version('glr-assets')}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """From a bucket of landmark photographs to a recogniser. Assets: `dagster dev`; settings: GLR_… variables."""
 
 
 @app.command()

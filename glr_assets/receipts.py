@@ -22,6 +22,8 @@ from glr_assets.store import Store
 from glr_assets.tables import Table, write_table
 
 Summary = dict[str, int | float | str | bool | None]
+#: Where receipts lie: a store without this folder holds nothing that was made.
+RECEIPTS = "receipts"
 #: Where it is told who is at which work; what lies there belongs to runs and not to what they make.
 LOCKS = "runs/locks"
 
@@ -145,7 +147,12 @@ def digest_of(document: Any) -> str:
 
 def receipt_path(name: str) -> str:
     """Where the receipt of an asset, or of one partition of it as `asset/partition`, lies."""
-    return f"receipts/{name}.json"
+    return f"{RECEIPTS}/{name}.json"
+
+
+def holds_receipts(store: Store) -> bool:
+    """Whether anything has been made in the store."""
+    return bool(store.folders(RECEIPTS) or store.names(RECEIPTS))
 
 
 def find_receipt(store: Store, name: str) -> Receipt | None:

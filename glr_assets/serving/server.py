@@ -11,6 +11,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from glr_assets.errors import MissingInputError
+from glr_assets.receipts import holds_receipts
 from glr_assets.serving.app import Service, build_service
 from glr_assets.serving.limits import Limits
 from glr_assets.serving.live import Live
@@ -22,7 +24,7 @@ SHUTDOWN_SECONDS: Final = 10
 
 
 def serve(store: Store, host: str, port: int, token: str | None, limits: Limits | None = None) -> None:
-    """Serve until a signal ends it; an index that is not there yet is waited for.
+    """Serve until a signal ends it; a store whose index has not been made yet is waited for.
 
     Args:
         store: what is searched.
@@ -33,8 +35,13 @@ def serve(store: Store, host: str, port: int, token: str | None, limits: Limits 
 
     Raises:
         SettingsError: other machines would be let in without a token.
+        MissingInputError: nothing has ever been made in the store.
     """
     access = Access.at(host, token)
+    if not holds_receipts(store):
+        raise MissingInputError(
+            f"{store.url}: nothing has been made there; check --store or GLR_STORE, or make it by `glr demo`"
+        )
     limits = limits or Limits()
     threads_each = max(1, (os.cpu_count() or 1) // limits.computing)
     service = build_service(Live(store), limits, access, threads_each=threads_each)

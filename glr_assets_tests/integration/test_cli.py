@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def broken(bucket: str, tmp_path: Path) -> Path:
     copy = tmp_path / "broken"
     shutil.copytree(bucket, copy)
     return copy
+
+
+def test_the_version_is_that_of_the_package(glr: Glr) -> None:
+    done = glr("--version")
+    assert (done.returncode, done.stdout) == (0, f"glr {metadata.version('glr-assets')}\n")
 
 
 def test_a_missing_bucket(glr: Glr, tmp_path: Path) -> None:

@@ -224,6 +224,15 @@ def test_the_command_refuses_others_without_a_token() -> None:
     assert "GLR_SERVE_TOKEN" in told
 
 
+def test_the_command_refuses_a_store_that_was_never_made(tmp_path: Path) -> None:
+    process = glr("--store", str(tmp_path / "nowhere"), "--port", "0")
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert told.count("\n") == 1
+    assert f"{tmp_path}/nowhere: nothing has been made there" in told
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_the_command_serves_a_store_and_ends_when_told(served_once: Served, free_tcp_port: int, photo: bytes) -> None:
     process = glr("--port", str(free_tcp_port), "--store", served_once.store.url, GLR_SERVE_TOKEN="secret")
     try:
