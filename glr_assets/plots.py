@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
+
+from glr_assets.fonts import Lettering, chart_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,8 +176,10 @@ def confusion(counts: npt.NDArray[np.int64], rows: Sequence[str], columns: Seque
             axes.add_patch(_rectangle(box, colour, 0.15 + 0.75 * share))
             ink = _PAPER if share > 0.45 else _INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=ink)
-    axes.set_xticks(np.arange(len(columns)), list(map(_shortened, columns)), rotation=40, ha="right", fontsize=7)
-    axes.set_yticks(np.arange(len(rows)), list(map(_shortened, rows)), fontsize=7)
+    axes.set_xticks(np.arange(len(columns)), [""] * len(columns), rotation=40, ha="right", fontsize=7)
+    axes.set_yticks(np.arange(len(rows)), [""] * len(rows), fontsize=7)
+    _name_ticks(axes.xaxis, columns)
+    _name_ticks(axes.yaxis, rows)
     right_edge, below = max(len(columns), 1) - 0.5, max(len(rows), 1) - 0.5
     axes.set(xlabel="answered", ylabel="shown", xlim=(-0.5, right_edge), ylim=(below, -0.5))
     return _png(figure)
@@ -198,10 +202,19 @@ def shares(values: Sequence[tuple[str, float, str]], xlabel: str) -> bytes:
     at = np.arange(len(values))
     drawn = axes.barh(at, [share for _, share, _ in values], color=_COLOURS[0])
     axes.bar_label(drawn, [told for *_, told in values], fontsize=7, padding=3)
-    axes.set_yticks(at, [_shortened(name) for name, *_ in values], fontsize=7)
+    axes.set_yticks(at, [""] * len(values), fontsize=7)
+    _name_ticks(axes.yaxis, [name for name, *_ in values])
     axes.set(xlabel=xlabel, xlim=(0, 1.25), ylim=(max(len(values), 1) - 0.5, -0.5))
     axes.set_xticks(np.linspace(0, 1, 6))
     return _png(figure)
+
+
+def _name_ticks(axis: Any, names: Sequence[str]) -> None:
+    """Name the ticks of an axis, which has one for each name, each by the fonts that have its letters."""
+    texts, families = zip(*(chart_text(_shortened(name)) for name in names), strict=True) if names else ((), ())
+    axis.set_ticklabels(texts)
+    for label, family in zip(axis.get_ticklabels(), families, strict=True):
+        label.set_fontfamily(family)
 
 
 def _shortened(name: str, most: int = 28) -> str:
@@ -309,8 +322,7 @@ class Matched:
 
 def matched_pairs(pairs: Sequence[Matched], height: int = 180, quality: int = 60) -> bytes:
     """JPEG: pairs of images below each other, `height` pixels each, with lines between the places that match."""
-    font = ImageFont.load_default(size=10)
-    strips = [_strip(pair, height, font) for pair in pairs]
+    strips = [_strip(pair, height, Lettering(10)) for pair in pairs]
     width = max((strip.width for strip in strips), default=height)
     sheet = Image.new("RGB", (width, max(sum(strip.height for strip in strips), 1)), _PAPER)
     top = 0
@@ -322,7 +334,7 @@ def matched_pairs(pairs: Sequence[Matched], height: int = 180, quality: int = 60
     return file.getvalue()
 
 
-def _strip(pair: Matched, height: int, font: Any) -> Image.Image:
+def _strip(pair: Matched, height: int, lettering: Lettering) -> Image.Image:
     gap, caption_height = 6, 18
     images, scales = [], []
     for encoded in (pair.first, pair.second):
@@ -338,7 +350,7 @@ def _strip(pair: Matched, height: int, font: Any) -> Image.Image:
     colour = _INK if pair.right is None else _RIGHT if pair.right else _WRONG
     for x, y, other_x, other_y in pair.places.tolist():
         draw.line((x * scales[0], y * scales[0], left + other_x * scales[1], other_y * scales[1]), fill=colour, width=1)
-    draw.text((2, height + 2), _fitted(pair.caption, font, strip.width - 4), colour, font=font)
+    lettering.draw(draw, (2, height + 2), lettering.fitted(pair.caption, strip.width - 4), colour)
     return strip
 
 
@@ -353,7 +365,7 @@ class Thumbnail:
 
 def gallery(rows: Sequence[Sequence[Thumbnail]], side: int = 96, quality: int = 60) -> bytes:
     """JPEG: rows of thumbnails, `side` pixels each, with captions under them."""
-    font = ImageFont.load_default(size=9)
+    lettering = Lettering(9)
     caption_height, gap = 24, 4
     columns = max((len(row) for row in rows), default=1)
     sheet = Image.new(
@@ -371,16 +383,7 @@ def gallery(rows: Sequence[Sequence[Thumbnail]], side: int = 96, quality: int = 
                 small = ImageOps.expand(small.crop((3, 3, side - 3, side - 3)), 3, _RIGHT if item.right else _WRONG)
             sheet.paste(small, (left, top))
             for line, text in enumerate(item.caption.split("\n")[:2]):
-                draw.text((left, top + side + 1 + line * 11), _fitted(text, font, side), _INK, font=font)
+                lettering.draw(draw, (left, top + side + 1 + line * 11), lettering.fitted(text, side), _INK)
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
-
-
-def _fitted(text: str, font: Any, width: int) -> str:
-    """`text`, cut to the width in pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

@@ -23,7 +23,7 @@ from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, read_table, taken
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 PAIRS_PICTURE = "reports/deduped_manifest_pairs.jpg"
 GROUPS_PICTURE = "reports/deduped_manifest_near_duplicates.jpg"
 PAIRS_SHOWN = 6

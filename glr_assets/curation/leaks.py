@@ -15,7 +15,7 @@ from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 CONFLICTS_PICTURE = "reports/label_conflicts.jpg"
 LEAKS_PICTURE = "reports/train_test_leaks.jpg"
 PAIRS_SHOWN = 12

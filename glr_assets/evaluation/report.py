@@ -41,7 +41,7 @@ from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"

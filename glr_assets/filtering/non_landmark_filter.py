@@ -24,7 +24,7 @@ from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, read_table, taken
 
 ASSET: Final = "non_landmark_filter"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 CURVE_PICTURE: Final = "reports/non_landmark_filter.png"
 CURVE_REPORT: Final = "reports/non_landmark_filter.json"
 DROPPED_PICTURE: Final = "reports/non_landmark_filter_dropped.jpg"

@@ -27,7 +27,7 @@ from glr_assets.recipes import Execution, OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, taken
 
-CODE_VERSION = f"1:{CROPS_VERSION}"
+CODE_VERSION = f"2:{CROPS_VERSION}"
 #: What of the recipe has nothing to do with what was obtained, but with what is made of it.
 _DECIDING: Final = {
     "categories",

@@ -18,7 +18,7 @@ from glr_assets.tables import fixed_width, places, read_table, taken
 from glr_assets.verification.plan import BEYOND_CAP, TOO_SMALL, bucket_keys, comparison_plan, set_to_clean
 from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFIED_IMAGES, VERIFIED_PAIRS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 SIZES_PICTURE = "reports/cleaned_manifest.png"
 DROPPED_PICTURE = "reports/cleaned_manifest_dropped.jpg"
 GROUPS_PICTURE = "reports/cleaned_manifest_components.jpg"

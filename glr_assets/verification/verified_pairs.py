@@ -30,7 +30,7 @@ from glr_assets.verification.pictures import pairs_picture
 from glr_assets.verification.plan import bucket_keys, buckets_of
 from glr_assets.verification.schemas import LOCAL_FEATURES, VERIFICATION_CALIBRATION, VERIFIED_IMAGES, VERIFIED_PAIRS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 PICTURE = "reports/verified_pairs_{bucket}.jpg"
 #: Pairs of each kind in the picture.
 SHOWN: Final = 2
