@@ -10,7 +10,6 @@ import hashlib
 import io
 import math
 import os
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glr_assets.errors import SourceError
+from glr_assets.grouped_split import held_out_groups, near_duplicate_groups
 from glr_assets.seeded import drawn
 from glr_assets.source.base import Split
 from glr_assets.source.bucket_writer import Landmark, Photo, Written, write_bucket
+from glr_assets.source.fingerprints import UNDECODABLE, fingerprint, traits_of
 from glr_assets.source.layout import Usage
 from glr_assets.store import Store
 
@@ -39,20 +40,6 @@ _NOT_IMAGES = """
 """
 NOT_IMAGES = frozenset(f".{suffix}" for suffix in _NOT_IMAGES.split())
 JPEG_FORMATS = frozenset({"JPEG", "MPO"})
-UNDECODABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow's decoders raise on files that are not as their format says."""
 
 
 @dataclass(frozen=True)
@@ -240,18 +227,29 @@ class _Plan:
         clean_fraction: float,
         index_fraction: float,
     ) -> None:
-        """Split one landmark's photographs, in an order drawn from the seed and their paths."""
-        order = sorted(paths, key=lambda path: (drawn(self._seed, "split", _name_in(root, path)), path))
-        tests = min(_rounded(len(order) * test_fraction), len(order) - 1)
-        test, rest = order[:tests], order[tests:]
-        held_out = min(_rounded(len(rest) * index_fraction), len(rest) - 1)
-        index, train = (rest[:held_out], rest[held_out:]) if index_fraction else (rest, rest)
+        """Split one landmark's photographs, in an order drawn from the seed and their paths.
+
+        Near-duplicates go to one side: a test photograph of the burst that trains would test nothing.
+        """
+        groups = self._groups(root, paths, "split")
+        tests = _rounded(len(paths) * test_fraction)
+        testing, remaining = self._held_out(root, groups, tests, "test")
+        if tests and not testing and len(paths) > 1:
+            self._files.warn(
+                f"{root / landmark}: most of its {len(paths)} photographs are near-duplicates of each other, so none "
+                "is a test photograph"
+            )
+        held_out = _rounded(sum(map(len, remaining)) * index_fraction)
+        indexed, training = self._held_out(root, remaining, held_out, "index")
+        train = [path for group in training for path in group]
+        index = [path for group in indexed for path in group] if index_fraction else train
         # Half the classes lie above the fraction and half below, so that some have much left for filling.
         spread = min(clean_fraction, 1 - clean_fraction)
         share = clean_fraction + (2 * drawn(self._seed, "clean", landmark) - 1) * spread
         clean = min(len(train), max(2, _rounded(len(train) * share)))
-        for path in test:
-            self._add(root, path, "test", landmark, usage=self._usage(root, path))
+        for group in testing:
+            for path in group:
+                self._add(root, path, "test", landmark, usage=self._usage(root, group[0]))
         for path in index:
             self._add(root, path, "index", landmark)
         for number, path in enumerate(train):
@@ -259,11 +257,37 @@ class _Plan:
 
     def add_non_landmarks(self, root: Path, paths: Sequence[Path]) -> None:
         """Make all of `paths` test images without landmark, a share of them never scored."""
-        order = sorted(paths, key=lambda path: (drawn(self._seed, "ignored", _name_in(root, path)), path))
-        ignored = math.ceil(len(order) * IGNORED_NON_LANDMARKS)
-        for number, path in enumerate(order):
-            usage: Usage = "Ignored" if number < ignored else self._usage(root, path)
-            self._add(root, path, "test", None, usage=usage)
+        groups = self._groups(root, paths, "ignored")
+        ignored = math.ceil(len(paths) * IGNORED_NON_LANDMARKS)
+        never_scored, scored = self._held_out(root, groups, ignored, "ignored")
+        for group in never_scored:
+            for path in group:
+                self._add(root, path, "test", None, usage="Ignored")
+        for group in scored:
+            for path in group:
+                self._add(root, path, "test", None, usage=self._usage(root, group[0]))
+
+    def _groups(self, root: Path, paths: Sequence[Path], purpose: str) -> list[list[Path]]:
+        """The photographs by groups of near-duplicates, in an order drawn from the seed and each group's first path."""
+        ordered = sorted(paths)
+        found = near_duplicate_groups(np.zeros(len(ordered), np.int64), traits_of([fingerprint(p) for p in ordered]))
+        groups: dict[int, list[Path]] = {}
+        for path, first in zip(ordered, found.tolist(), strict=True):
+            groups.setdefault(first, []).append(path)
+        return sorted(groups.values(), key=lambda group: (drawn(self._seed, purpose, _name_in(root, group[0])), group))
+
+    def _held_out(
+        self, root: Path, groups: Sequence[list[Path]], wanted: int, purpose: str
+    ) -> tuple[list[list[Path]], list[list[Path]]]:
+        """About `wanted` photographs in whole groups, and the other groups."""
+        if not groups:
+            return [], []
+        held = held_out_groups(
+            [len(group) for group in groups],
+            wanted,
+            lambda: drawn(self._seed, f"{purpose} group", _name_in(root, groups[0][0])),
+        )
+        return [groups[place] for place in held], [g for place, g in enumerate(groups) if place not in set(held)]
 
     def _usage(self, root: Path, path: Path) -> Usage:
         return "Public" if drawn(self._seed, "usage", _name_in(root, path)) < PUBLIC_SHARE else "Private"

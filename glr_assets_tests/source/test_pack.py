@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import os
+import shutil
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from glr_assets.source import layout
 from glr_assets.source.base import TableName
 from glr_assets.source.pack import PackSummary, pack
 from glr_assets.store import Store
+from glr_assets_tests.source.test_fingerprints import exif_of
+from glr_assets_tests.test_grouped_split import scene
 
 SHARED_PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
 needs_photos = pytest.mark.skipif(
@@ -333,6 +336,68 @@ def test_refuses_places_that_cannot_be(tmp_path: Path) -> None:
         packed(photos, tmp_path / "bucket", non_landmarks=tmp_path / "link")
 
 
+def burst(root: Path, landmark: str, scenes: list[int], frames: int) -> None:
+    """`frames` frames of each scene: the camera moves on by some pixels, a second apart, by EXIF."""
+    (root / landmark).mkdir(parents=True)
+    for number in scenes:
+        wide = scene(number)
+        for frame in range(frames):
+            exif = exif_of("X100", f"2024:05:01 12:{number % 60:02d}:{frame:02d}")
+            shift = 5 * frame
+            wide.crop((shift, 0, shift + 240, 240)).save(root / landmark / f"{number}_{frame}.jpg", exif=exif)
+
+
+def sides(bucket: Path) -> dict[bytes, set[str]]:
+    """The splits that each file is in, of test images their Usage."""
+    usage = {row["id"]: f"test {row['Usage']}" for row in table(bucket, "recognition_solution")}
+    found: dict[bytes, set[str]] = defaultdict(set)
+    for split in layout.SPLITS:
+        for image_id, data in images(bucket, split).items():
+            found[data].add(usage.get(image_id, split))
+    return found
+
+
+def test_a_burst_is_on_one_side_of_every_split(tmp_path: Path) -> None:
+    photos, others = tmp_path / "photos", tmp_path / "others"
+    for landmark in range(4):
+        burst(photos, f"l{landmark}", [10 * landmark + scene for scene in range(8)], 3)
+    burst(others, "none", list(range(100, 112)), 3)
+    summary, warnings = packed(
+        photos, tmp_path / "bucket", non_landmarks=others, test_fraction=0.4, index_fraction=0.3, seed=3
+    )
+    assert not warnings
+    found = sides(tmp_path / "bucket")
+    for root, landmark, scenes in [
+        *((photos, f"l{n}", range(10 * n, 10 * n + 8)) for n in range(4)),
+        (others, "none", range(100, 112)),
+    ]:
+        for number in scenes:
+            frames = [(root / landmark / f"{number}_{frame}.jpg").read_bytes() for frame in range(3)]
+            assert len(set(frames)) == 3
+            assert len({frozenset(found[frame]) for frame in frames}) == 1, (landmark, number)
+    # As many as were wanted, but for the size of a group: 10 of 24 test each landmark, 4 of 14 the index.
+    assert summary.test - summary.non_landmarks == pytest.approx(4 * 9.6, abs=4 * 3)
+    assert summary.index > 0
+    assert summary.ignored == pytest.approx(36 * 3 / 8, abs=3)
+    # Nothing but the photographs decides, so a copy is split alike.
+    shutil.copytree(photos, tmp_path / "copied" / "photos")
+    shutil.copytree(others, tmp_path / "copied" / "others")
+    packed(
+        tmp_path / "copied" / "photos", tmp_path / "again", non_landmarks=tmp_path / "copied" / "others",
+        test_fraction=0.4, index_fraction=0.3, seed=3,
+    )  # fmt: skip
+    assert files(tmp_path / "again") == files(tmp_path / "bucket")
+
+
+def test_a_landmark_of_one_burst_has_no_test_photograph_and_is_named(tmp_path: Path) -> None:
+    burst(tmp_path / "photos", "once", [7], 6)
+    burst(tmp_path / "photos", "often", list(range(20, 30)), 1)
+    summary, warnings = packed(tmp_path / "photos", tmp_path / "bucket", test_fraction=0.3)
+    (line,) = warnings
+    assert line.startswith(f"{tmp_path / 'photos' / 'once'}: most of its 6 photographs are near-duplicates")
+    assert (summary.train, summary.test) == (13, 3)
+
+
 @needs_photos
 def test_real_photographs(tmp_path: Path) -> None:
     landmarks, others = SHARED_PHOTOS / "landmarks", SHARED_PHOTOS / "non_landmarks"
@@ -354,5 +419,8 @@ def test_nasty_files_are_all_packed(tmp_path: Path) -> None:
     candidates = [p for p in nasty.rglob("*") if p.is_file()]
     skipped = sum(summary.skipped.values())
     assert summary.train + summary.test + skipped == len(candidates)
-    assert len(warnings) == summary.undecodable > 50
+    grouped = [line for line in warnings if "near-duplicates of each other" in line]
+    # One photograph in all orientations.
+    assert [line.partition(": ")[0] for line in grouped] == [str(nasty / "exif_orientation")]
+    assert len(warnings) - len(grouped) == summary.undecodable > 50
     assert all("\n" not in line and "0x" not in line for line in warnings)
