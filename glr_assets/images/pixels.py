@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from glr_assets.images.cost import jpeg_excess, measure
+from glr_assets.images.exif import read_orientation
 from glr_assets.images.jpeg_header import START as JPEG_START
-from glr_assets.images.jpeg_header import JpegHeader, count_scans, read_header
+from glr_assets.images.jpeg_header import JpegHeader, read_app1, read_header
 from glr_assets.images.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
 from glr_assets.recipes import Images
 
@@ -40,8 +42,6 @@ LARGE_PIXELS = 2**24
 _STRIP = 256
 #: Multi-picture JPEGs (MPO) come with JPEG: Pillow has no opener of that name.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
-#: A decoder goes over the whole image for each scan of a JPEG; encoders write a dozen.
-MOST_SCANS = 100
 #: What Pillow's decoders raise on damaged files, beside OSError and its own error for bombs.
 DECODER_ERRORS = (
     OSError,
@@ -107,17 +107,20 @@ def downsize(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
     """
     if not data:
         return Refused("empty: zero bytes")
-    told = ""
-    if data[:2] == JPEG_START:
-        header = read_header(data)
-        try:
-            if not header.has_scans or count_scans(data) <= MOST_SCANS:
-                return _by_planes(data, header, recipe)
-        except NoPlanesError as error:
-            told = f"; as a JPEG: {in_a_line(error)}"  # Pillow takes other colour spaces and slight damage
-        if count_scans(data) > MOST_SCANS:
-            return Refused(f"undecodable: a JPEG of more than {MOST_SCANS} scans")
-    return _by_pillow_or_why_not(data, recipe, told)
+    if data[:2] != JPEG_START:
+        refusal = measure(data).refusal(recipe.max_pixels)
+        return Refused(refusal) if refusal else _by_pillow_or_why_not(data, recipe, "")
+    header = read_header(data)
+    refused = _too_large(*header.size, recipe)
+    if refused is not None:
+        return refused
+    excess = jpeg_excess(data, header)
+    if excess:
+        return Refused(f"undecodable: {excess}")
+    try:
+        return _by_planes(data, header, recipe)
+    except NoPlanesError as error:  # Pillow takes other color spaces and slight damage
+        return _by_pillow_or_why_not(data, recipe, f"; as a JPEG: {in_a_line(error)}")
 
 
 def _by_pillow_or_why_not(data: bytes | memoryview, recipe: Images, told: str) -> StoredImage | Refused:
@@ -167,7 +170,7 @@ def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> 
     refused = _too_large(*size, recipe)
     if refused is not None:
         return refused
-    turn = _told_orientation(data) if header.has_app1 else 1
+    turn = read_orientation(*read_app1(data)) if header.has_app1 else 1
     upright = (size[1], size[0]) if turn in _TRANSPOSED else size
     target = _target(upright, recipe.min_side)
     refused = _too_long(size, target)
@@ -241,16 +244,6 @@ def _axes(
         for given, covered, wanted, mirrored in zip(shape[::-1], extent, target, _MIRRORED, strict=True)
     )
     return across, down
-
-
-def _told_orientation(data: bytes | memoryview) -> int:
-    """The orientation that a JPEG's EXIF or XMP tells, 1 to 8; 1 where it tells none or is damaged."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            turn = orientation(image)
-    except (*DECODER_ERRORS, Image.DecompressionBombError):
-        return 1
-    return turn
 
 
 def _by_pillow(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:

@@ -17,8 +17,8 @@ from typing import Final, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from glr_assets.images.jpeg_header import count_scans
-from glr_assets.images.pixels import DECODER_ERRORS, FORMATS, MOST_SCANS, alone_if_large, in_a_line
+from glr_assets.images.cost import measure
+from glr_assets.images.pixels import DECODER_ERRORS, FORMATS, alone_if_large, in_a_line
 from glr_assets.recipes import OpenImages
 
 Origin = Literal["root", "fetched"]
@@ -71,6 +71,9 @@ def judged(data: bytes, published: Published, origin: Origin, recipe: OpenImages
             raise _RefusedError(f"too large: more than {recipe.max_bytes} bytes")
         if digest.hexdigest() in recipe.placeholders:
             raise _RefusedError(f"{PLACEHOLDER}: the recipe lists its MD5")
+        excess = measure(data).excess
+        if excess:
+            raise _RefusedError(f"undecodable: {excess}")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format not in _JPEGS:
                 told = f"a {image.format} of {image.width}x{image.height}"
@@ -99,8 +102,6 @@ def _decode(image: Image.Image, data: bytes, recipe: OpenImages) -> None:
     pixels = image.width * image.height
     if pixels > recipe.max_pixels:
         raise _RefusedError(f"too large: {image.width}x{image.height} pixels, at most {recipe.max_pixels}")
-    if count_scans(data) > MOST_SCANS:
-        raise _RefusedError(f"undecodable: a JPEG of more than {MOST_SCANS} scans")
     with alone_if_large(pixels):
         image.load()
 
