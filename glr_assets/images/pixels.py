@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from glr_assets.images.cost import jpeg_excess, measure
-from glr_assets.images.exif import read_orientation
-from glr_assets.images.jpeg_header import START as JPEG_START
-from glr_assets.images.jpeg_header import JpegHeader, read_app1, read_header
-from glr_assets.images.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
+from glr_assets.codecs.cost import jpeg_excess, measure
+from glr_assets.codecs.exif import read_orientation
+from glr_assets.codecs.jpeg_header import START as JPEG_START
+from glr_assets.codecs.jpeg_header import JpegHeader, read_app1, read_header
+from glr_assets.codecs.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
 from glr_assets.recipes import Images
 
 if TYPE_CHECKING:

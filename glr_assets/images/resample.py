@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from glr_assets.images.turbojpeg import Plane
+from glr_assets.codecs.turbojpeg import Plane
 
 _Weights = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from glr_assets.codecs.turbojpeg import NoPlanesError, decode_planes
 from glr_assets.images.pixels import FORMATS, as_rgb
-from glr_assets.images.turbojpeg import NoPlanesError, decode_planes
 from glr_assets.recipes import OpenImages
 
 if TYPE_CHECKING:

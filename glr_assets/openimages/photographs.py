@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from glr_assets.images.cost import measure
+from glr_assets.codecs.cost import measure
 from glr_assets.images.pixels import DECODER_ERRORS, FORMATS, alone_if_large, in_a_line
 from glr_assets.recipes import OpenImages
 

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from glr_assets.images import pixels, resample, turbojpeg
+from glr_assets.codecs import turbojpeg
+from glr_assets.images import pixels, resample
 from glr_assets.images.pixels import StoredImage, downsize
 from glr_assets.recipes import Images
 from glr_assets_tests.benchmarks.measure import (

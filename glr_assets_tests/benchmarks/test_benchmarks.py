@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glr_assets.images.turbojpeg import encode_planes
+from glr_assets.codecs.turbojpeg import encode_planes
 from glr_assets_tests.benchmarks import ingest, measure, shard
 from glr_assets_tests.images.handmade import picture
 
@@ -45,7 +45,7 @@ def test_the_profile_adds_up_and_leaves_all_as_it_was() -> None:
     assert sum(value for name, value in parts.items() if name != "all") == pytest.approx(parts["all"])
     assert min(parts.values()) > 0
     assert ingest.ours(PHOTO) == before
-    assert ingest.downsize.__globals__["decode_planes"].__module__ == "glr_assets.images.turbojpeg"
+    assert ingest.downsize.__globals__["decode_planes"].__module__ == "glr_assets.codecs.turbojpeg"
 
 
 def test_time_of_builtins_counts_for_those_who_called_them() -> None:

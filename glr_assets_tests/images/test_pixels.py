@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageFilter, ImageOps, features
 
+from glr_assets.codecs.turbojpeg import Plane
 from glr_assets.images import pixels
 from glr_assets.images.pixels import KEPT, PILLOW, PLANES, Refused, StoredImage, downsize
-from glr_assets.images.turbojpeg import Plane
 from glr_assets.recipes import Images
+from glr_assets_tests.codecs.test_turbojpeg import of_scans, rgb_jpegs
 from glr_assets_tests.images.handmade import picture
-from glr_assets_tests.images.test_turbojpeg import of_scans, rgb_jpegs
 
 FULL = Images()
 SMALL = Images(min_side=32)

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from glr_assets.codecs.turbojpeg import Plane
 from glr_assets.images.resample import Axis, dhash, resampled, resampled_strips, resized
-from glr_assets.images.turbojpeg import Plane
 
 sides = st.integers(1, 200)
 seeds = st.integers(0, 2**32 - 1)

@@ -19,7 +19,7 @@ RELEASE = "bookworm"
 CHECK = """
 import os, shutil
 from glr_assets import clusters
-from glr_assets.images import turbojpeg
+from glr_assets.codecs import turbojpeg
 assert turbojpeg._library()
 for location in (clusters.celery, clusters.kubernetes):
     assert len(location().resolve_asset_graph().get_all_asset_keys()) > 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from glr_assets.images import tiff_header
+from glr_assets.codecs import tiff_header
 
 _CONVERT = "convert it to JPEG or PNG"
 _DEVELOP = "a camera's raw file is no finished picture: export it as JPEG or TIFF, for example with darktable-cli"

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from glr_assets.images.jpeg_header import count_scans, read_header
-from glr_assets.images.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
+from glr_assets.codecs.jpeg_header import count_scans, read_header
+from glr_assets.codecs.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
 from glr_assets_tests.images.handmade import picture
 
 #: Luma samples under one of chroma, (across, down), and OpenCV's name of it.
@@ -387,7 +387,7 @@ def test_two_thousand_threads_leave_nothing_behind() -> None:
         import os, threading
         from pathlib import Path
         import numpy as np
-        from glr_assets.images.turbojpeg import NoPlanesError, decode_planes, encode_planes
+        from glr_assets.codecs.turbojpeg import NoPlanesError, decode_planes, encode_planes
 
         plane, half = np.full((64, 64), 90, np.uint8), np.full((32, 32), 120, np.uint8)
         data = encode_planes(plane, (half, half), 80)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from glr_assets.images.cost import MAX_PARTS, MAX_SCANS, measure
-from glr_assets.images.jpeg_header import MAX_SEGMENTS, count_scans
+from glr_assets.codecs.cost import MAX_PARTS, MAX_SCANS, measure
+from glr_assets.codecs.jpeg_header import MAX_SEGMENTS, count_scans
+from glr_assets_tests.codecs.test_turbojpeg import of_scans
 from glr_assets_tests.images.handmade import picture
-from glr_assets_tests.images.test_turbojpeg import of_scans
 
 UPLOAD = 16 * 2**20
 PIXELS = 64_000_000

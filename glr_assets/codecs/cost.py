@@ -11,8 +11,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-from glr_assets.images import jpeg_header, tiff_header
-from glr_assets.images.formats import Format, format_of
+from glr_assets.codecs import jpeg_header, tiff_header
+from glr_assets.codecs.formats import Format, format_of
 
 #: A decoder goes over the whole image for each scan of a JPEG; encoders write a dozen.
 MAX_SCANS = 100
@@ -95,7 +95,7 @@ def _jpeg(found: Format, data: bytes | memoryview, header: jpeg_header.JpegHeade
 
 
 def _png(found: Format, data: memoryview) -> Cost:
-    if data[8:16] != b"\0\0\0\x0dIHDR":
+    if bytes(data[8:16]) != b"\0\0\0\x0dIHDR":
         return Cost(found)
     size = struct.unpack_from(">II", data, 16)
     parts, frames, profiles, at = 0, 1, 0, 8
