@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import MissingInputError, TableError
+from glr_assets.images.members import may_succeed
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Receipt, Summary, Writer, damage, find_receipt, make
@@ -43,6 +44,7 @@ class Reconciled:
         ingested: those with a receipt.
         missing: those without.
         failing: the ingested ones of which some member failed.
+        retriable: those of them of which some failed member may be stored when it is tried again.
         seen: members of the ingested shards.
         stored, skipped, failed: what became of them.
     """
@@ -51,6 +53,7 @@ class Reconciled:
     ingested: tuple[str, ...]
     missing: tuple[str, ...]
     failing: tuple[str, ...]
+    retriable: tuple[str, ...]
     seen: int
     stored: int
     skipped: int
@@ -81,6 +84,7 @@ def _reconciled(split: Split, shards: Sequence[str], receipts: Mapping[str, Rece
         ingested=tuple(found),
         missing=tuple(key for key in shards if key not in found),
         failing=tuple(key for key, of_shard in counts.items() if of_shard["failed"]),
+        retriable=tuple(key for key, receipt in found.items() if may_succeed(receipt.summary)),
         seen=totals["seen"],
         **{status: totals[status] for status in STATUSES},
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glr_assets.errors import MissingInputError, StoreError, TableError
+from glr_assets.images.members import is_final
 from glr_assets.images.pixels import Refused, StoredImage
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX
@@ -89,8 +90,7 @@ class Earlier:
             return bool(row.values["source_width"] * row.values["source_height"] <= self._max_pixels)
         if row.is_repeated:
             return self._same_limits
-        # A limit that is what it was refuses the same again.
-        again = retry_failed and not row.refused.reason.startswith("too large: ")
+        again = retry_failed and not is_final(row.refused.reason)
         tried = row.values["status"] == "failed" and row.xxh3 is not None
         return tried and self._same_limits and not again
 

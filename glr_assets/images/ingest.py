@@ -18,7 +18,7 @@ import xxhash
 
 from glr_assets.errors import DamagedSourceError, GlrError, SourceError, StoreError
 from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
-from glr_assets.images.members import image_id, name_problem
+from glr_assets.images.members import hostile_reason, image_id, image_stem, may_succeed, stranger_reason
 from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.images.selection import Selection
@@ -28,7 +28,8 @@ from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make
 from glr_assets.recipes import Images
 from glr_assets.source import Member, Source
-from glr_assets.source.base import Split
+from glr_assets.source.base import UNREADABLE, Split
+from glr_assets.source.file_names import junk_reason
 from glr_assets.store import Store
 
 CODE_VERSION = f"2:{PIXELS_VERSION}"
@@ -126,7 +127,7 @@ def ingest_shard(
             parameters=parameters,
             code_version=CODE_VERSION,
             build=build,
-            again=retry_failed and receipt is not None and bool(receipt.summary.get("failed")),
+            again=retry_failed and receipt is not None and may_succeed(receipt.summary) > 0,
         )
     except GlrError as error:
         with suppress(StoreError):  # which may be what went wrong
@@ -289,17 +290,22 @@ def _decoded(found: Iterable[_Known], job: _Shard) -> Iterator[Outcome]:
 
 def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None) -> Judged:
     """Decide from name, kind and size; `wanted` is what is left for its pixels to decide."""
-    problem = name_problem(member.name)
-    known = None if problem or member.kind == "directory" else image_id(member.name)
+    hostile = hostile_reason(member.name)
+    stranger = "" if hostile else stranger_reason(member.name)
+    known = None if hostile or stranger or member.kind == "directory" else image_id(member.name)
     row = None if known is None else selection.row(known)
     if member.kind == "directory":
         status, reason = "skipped", "a directory"
-    elif problem:
-        status, reason = "failed", problem
+    elif hostile:
+        status, reason = "failed", hostile
+    elif stranger:
+        status, reason = ("failed" if _is_wanted_by_a_false_id(member.name, selection) else "skipped"), stranger
     elif row is None:
         status, reason = "skipped", "unknown id: not in the split's table"
     elif not selection.wanted[row]:
         status, reason = "skipped", UNWANTED
+    elif member.kind == UNREADABLE:
+        status, reason = "failed", "unreadable: the source lists the file, and reading it failed"
     elif member.kind != "file":
         status, reason = "failed", f"not a file: {member.kind}"
     elif member.size > recipe.max_member_bytes:
@@ -307,6 +313,12 @@ def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None
     else:
         status, reason = "wanted", ""
     return Judged(member, known, None if row is None else selection.landmark(row), status, reason, xxh3)
+
+
+def _is_wanted_by_a_false_id(name: str, selection: Selection) -> bool:
+    """Whether a name without an id is that of a wanted image all the same: the table lists an id of other letters."""
+    row = None if junk_reason(name) else selection.row(image_stem(name))
+    return row is not None and bool(selection.wanted[row])
 
 
 def _written(job: _Shard, writer: Writer, outcomes: Iterator[Outcome]) -> Summary:

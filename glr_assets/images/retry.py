@@ -39,12 +39,12 @@ class SplitState:
 
     @property
     def with_failed_images(self) -> list[str]:
-        """Shards that were ingested well, some member excepted."""
-        return [shard for shard in self.reconciled.failing if shard not in self.failed]
+        """Ingested shards with failed members that may be stored when they are tried again."""
+        return [shard for shard in self.reconciled.retriable if shard not in self.failed]
 
     @property
     def to_retry(self) -> list[str]:
-        """Shards that failed, and those with failed members, sorted."""
+        """Shards that failed, and those with failed members that may do better, sorted."""
         return sorted([*self.failed, *self.with_failed_images])
 
     @property

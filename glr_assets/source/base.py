@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Literal, Protocol
+from typing import IO, Final, Literal, Protocol
 
 from glr_assets.errors import SourceError
 from glr_assets.ranges import Place
@@ -23,6 +23,9 @@ TableName = Literal[
 ]
 
 Split = Literal["train", "index", "test"]
+
+UNREADABLE: Final = "unreadable file"
+"""The kind of a member that a source lists and whose bytes it cannot read now."""
 
 
 @dataclass(frozen=True)

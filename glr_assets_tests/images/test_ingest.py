@@ -39,8 +39,15 @@ from glr_assets_tests.images.handmade import (
 from glr_assets_tests.images.test_pixels import png_header
 
 GOOD, TWICE, CORRUPT_FIRST, UNWANTED, HTML, EMPTY, LONG, HUGE, LINK, DEVICE = map(identifier, range(10))
-STRANGER = identifier(99)
+STRANGER, PNG, WEBP = identifier(99), identifier(10), identifier(11)
 RECIPE = TINY.overridden({"images": {"max_member_bytes": 20_000, "max_pixels": 10_000}})
+
+
+def converted(seed: int, image_format: str) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(seed))).save(file, image_format)
+    return file.getvalue()
+
 
 ENTRIES = [
     Entry("0", type=tarfile.DIRTYPE),
@@ -69,6 +76,13 @@ ENTRIES = [
     Entry("n" * 300 + ".jpg", picture(7)),
     Entry("日本/写真.jpg", picture(7)),
     Entry("README.txt", b"hello"),
+    Entry(f"0/._{GOOD}.jpg", b"\x00\x05\x16\x07"),
+    Entry(f"__MACOSX/{GOOD}.jpg", b"\x00\x05\x16\x07"),
+    Entry(f"PaxHeaders.17/{GOOD}.jpg", b"30 mtime=1700000000.000000000\n"),
+    Entry(f"0/{GOOD}.json", b"{}"),
+    Entry(".DS_Store", b"Bud1"),
+    Entry(f"p/{PNG}.PNG", converted(11, "PNG")),
+    Entry(f"w/{WEBP}.webp", converted(12, "WEBP")),
 ]
 OUTCOMES: list[tuple[str | None, str, str]] = [
     (None, "skipped", "a directory"),
@@ -94,16 +108,23 @@ OUTCOMES: list[tuple[str | None, str, str]] = [
     (None, "failed", "hostile name: absolute path"),
     (None, "failed", "hostile name: control characters or backslashes"),
     (None, "failed", "hostile name: control characters or backslashes"),
-    (None, "failed", "no image id in the name: expected <id>.jpg"),
-    (None, "failed", "no image id in the name: expected <id>.jpg"),
-    (None, "failed", "no image id in the name: expected <id>.jpg"),
+    (None, "skipped", "no image id in the name: expected letters, digits, _ and -"),
+    (None, "skipped", "no image id in the name: expected letters, digits, _ and -"),
+    (None, "skipped", "no image file: its suffix is of no image format"),
+    (None, "skipped", "no image file: AppleDouble metadata"),
+    (None, "skipped", "no image file: below __MACOSX, a folder of the operating system"),
+    (None, "skipped", "no image file: a pax header that was unpacked as a file"),
+    (None, "skipped", "no image file: its suffix is of no image format"),
+    (None, "skipped", "no image file: a hidden or system file"),
+    (PNG, "stored", ""),
+    (WEBP, "stored", ""),
 ]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bucket with the hand-made shard 000 and the empty shard 001; of its images one is not wanted."""
-    train = {identifier(n): 7 for n in range(10)}
+    train = {identifier(n): 7 for n in range(12)}
     wanted = [image_id for image_id in train if image_id != UNWANTED]
     shards = {"000": tar_of(ENTRIES), "001": tar_of([])}
     Bucket(train, wanted, {"train": shards}).write(tmp_path / "bucket")
@@ -142,7 +163,7 @@ def test_every_member_has_a_row_with_what_became_of_it(source: BucketSource, sto
         assert (row["stored_offset"] is None) == (status != "stored")
     summary = made.receipt.summary
     assert summary["seen"] == len(ENTRIES)
-    assert (summary["stored"], summary["skipped"], summary["failed"]) == (3, 5, 18)
+    assert (summary["stored"], summary["skipped"], summary["failed"]) == (5, 13, 15)
     assert summary["source_bytes"] == sum(len(entry.data) for entry in ENTRIES)
 
 
@@ -173,7 +194,8 @@ def test_stored_bytes_are_the_same_by_index_by_reader_and_by_tarfile(source: Buc
                 image.load()
                 assert image.format == "JPEG"
                 assert image.size == (row["width"], row["height"])
-            assert (row["source_width"], row["source_height"], row["source_format"]) == (60, 40, "JPEG")
+            assert (row["source_width"], row["source_height"]) == (60, 40)
+            assert row["source_format"] == {PNG: "PNG", WEBP: "WEBP"}.get(image_id, "JPEG")
     assert made.receipt.summary["stored_bytes"] == sum(row["stored_size"] for row in stored.values())
     assert data[-1024:] == bytes(1024)
 
@@ -228,12 +250,12 @@ def test_what_decides_the_result_makes_it_anew(change: str, source: BucketSource
         store.remove("images/train/000.tar")
     made = ingest(source, store, recipe, "train", "000")
     assert not made.reused
-    assert made.receipt.summary["stored"] == (4 if change == "plan" else 3)
+    assert made.receipt.summary["stored"] == (6 if change == "plan" else 5)
 
 
 def test_keeping_all_stores_what_no_plan_wants(source: BucketSource, store: Store) -> None:
     recipe = RECIPE.overridden({"images": {"keep": "all"}})
-    assert ingest(source, store, recipe, "train", "000").receipt.summary["stored"] == 4
+    assert ingest(source, store, recipe, "train", "000").receipt.summary["stored"] == 6
 
 
 def test_an_empty_shard_is_an_empty_tar_and_an_empty_index(source: BucketSource, store: Store) -> None:
@@ -309,8 +331,8 @@ def test_a_bad_read_is_tried_twice_more(bad_reads: int, source: BucketSource, st
         return
     made = ingest(flaky, store, RECIPE, "train", "000")
     assert flaky.reads == bad_reads + 1
-    assert made.receipt.summary["stored"] == 3
-    assert ImageReader.of_shard(store, "train", "000").ids == sorted([GOOD, TWICE, CORRUPT_FIRST])
+    assert made.receipt.summary["stored"] == 5
+    assert ImageReader.of_shard(store, "train", "000").ids == sorted([GOOD, TWICE, CORRUPT_FIRST, PNG, WEBP])
 
 
 def test_a_shard_without_md5_is_refused_or_taken_as_the_recipe_says(
@@ -320,7 +342,7 @@ def test_a_shard_without_md5_is_refused_or_taken_as_the_recipe_says(
     with pytest.raises(SourceError, match="require_md5 = false"):
         ingest(source, store, RECIPE, "train", "000")
     recipe = RECIPE.overridden({"images": {"require_md5": False}})
-    assert ingest(source, store, recipe, "train", "000").receipt.summary["stored"] == 3
+    assert ingest(source, store, recipe, "train", "000").receipt.summary["stored"] == 5
 
 
 def test_a_shard_that_is_not_there_is_named(source: BucketSource, store: Store) -> None:

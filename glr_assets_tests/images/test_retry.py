@@ -32,6 +32,8 @@ def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, stor
         "003": tar_of([photo(IDS[5], picture(5))]),
         "004": tar_of([photo(IDS[6], picture(6))]),
         "005": tar_of([photo(IDS[7], picture(7))]),
+        # Nothing of it is worth another try.
+        "006": tar_of([Entry(f"/abs/{IDS[7]}.jpg", picture(7)), Entry("README.txt", b"hello")]),
     }
     folder = tmp_path / "bucket"
     Bucket(dict.fromkeys(IDS, 7), IDS, {"train": shards}).write(folder)
@@ -42,7 +44,7 @@ def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, stor
     assert untouched.to_retry == []
 
     write_shard(folder, "train", "002", shards["002"], md5_of=b"other")
-    for shard in ("000", "001", "003", "004"):
+    for shard in ("000", "001", "003", "004", "006"):
         ingest(source, store, TINY, "train", shard)
     with pytest.raises(SourceError):
         ingest(source, store, TINY, "train", "002")
@@ -54,14 +56,15 @@ def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, stor
 
     state = split_state(source, store, "train")
     assert state.with_failed_images == ["001"]
-    assert state.reconciled.ingested == ("000", "001", "004")
+    assert state.reconciled.ingested == ("000", "001", "004", "006")
+    assert state.reconciled.failing == ("001", "006")
     assert sorted(state.failed) == ["002", "003", "004"]
     assert "images_002.tar: MD5 is" in state.failed["002"]
     assert "images/train/003.tar" in state.failed["003"]
     assert state.untried == ("005",)
     assert state.to_retry == ["001", "002", "003", "004"]
     of = state.reconciled
-    assert (of.seen, of.stored, of.skipped, of.failed) == (6, 3, 1, 2)
+    assert (of.seen, of.stored, of.skipped, of.failed) == (8, 3, 2, 3)
 
     for shard in ("002", "004"):
         write_shard(folder, "train", shard, shards[shard])
@@ -71,4 +74,4 @@ def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, stor
     assert mended.failed == {}
     assert mended.to_retry == ["001"]
     of = mended.reconciled
-    assert of.seen == of.stored + of.skipped + of.failed == 8
+    assert of.seen == of.stored + of.skipped + of.failed == 10

@@ -99,25 +99,80 @@ def test_a_shard_that_is_not_there(folder: Path) -> None:
             use()
 
 
-def test_links_are_named_and_not_followed(folder: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_named_and_not_followed(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     (outside / "secret.jpg").write_bytes(b"secret")
     (folder / "train/0/a/1/0a1x.jpg").symlink_to(outside / "secret.jpg")
     (folder / "train/0/a/1/0a1y.jpg").symlink_to("nowhere")
+    (folder / "train/0/a/1/0a1z.jpg").symlink_to("0a1z.jpg")
     (folder / "train/0/a/folder").symlink_to(outside)
     (folder / "train/0/a/circle").symlink_to(folder / "train" / "0")
     source = KaggleSource(str(folder))
     assert kinds(source, "0a") == {
         "0a1b.jpg": "file",
-        "0a1x.jpg": "link",
-        "0a1y.jpg": "link",
+        "0a1x.jpg": "outward link",
+        "0a1y.jpg": "broken link",
+        "0a1z.jpg": "broken link",
         "0a2c.jpg": "file",
-        "circle": "link",
-        "folder": "link",
+        "circle": "circular link",
+        "folder": "outward link",
     }
-    assert [m.data for m in walked(source, "0a") if m.kind == "link"] == [None] * 4
+    assert [m.data for m in walked(source, "0a") if m.kind.endswith("link")] == [None] * 5
     assert b"secret" not in {m.data for m in walked(source, "0a")}
+
+
+@pytest.mark.parametrize("pool", ["pool", "train/pool", "elsewhere"])
+def test_a_folder_of_links_is_read_as_if_the_files_lay_there(folder: Path, tmp_path: Path, pool: str) -> None:
+    """By relative and absolute links to files and to folders; where `train` itself is a link, inside that too."""
+    plain = KaggleSource(str(folder))
+    expected = {key: walked(plain, key) for key in plain.shards("train")}
+    if pool == "elsewhere":
+        (folder / "train").rename(tmp_path / "disk")
+        (folder / "train").symlink_to(tmp_path / "disk")
+        pool = "train/elsewhere"
+    (folder / pool).mkdir()
+    for number, path in enumerate(sorted((folder / "train").glob("?/?/?/*.jpg"))):
+        target = folder / pool / f"{number}.bin"
+        path.rename(target)
+        path.symlink_to(target if number else os.path.relpath(target.resolve(), path.parent.resolve()))
+    (folder / "train/f").rename(folder / pool / "f-folder")
+    (folder / "train/f").symlink_to(folder / pool / "f-folder")
+    (folder / "train/0/a/2").rename(folder / pool / "deep-folder")
+    (folder / "train/0/a/2").symlink_to(folder / pool / "deep-folder")
+    source = KaggleSource(str(folder))
+    # Photographs of folders that lie elsewhere below the split are in two places.
+    assert source.shards("train") == (["0a", "f0"] if pool == "pool" else ["0a", "f0", "loose"])
+    assert {key: walked(source, key) for key in ("0a", "f0")} == expected
+    places = [Place(m.source_path, m.offset, m.size) for members in expected.values() for m in members]
+    assert list(source.read_members(places)) == [m.data for members in expected.values() for m in members]
+    before = source.shard_digest("train", "f0", require_md5=False)
+    assert (folder / "train/f/0/0/f00d.jpg").write_bytes(b"other") == 5  # through the links
+    assert source.shard_digest("train", "f0", require_md5=False) != before
+
+
+def test_a_link_that_is_turned_outward_on_the_way_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "pool").mkdir()
+    (folder / "pool/one").write_bytes(b"one")
+    link = folder / "train/0/a/1/0a1b.jpg"
+    link.unlink()
+    link.symlink_to(folder / "pool/one")
+    source = KaggleSource(str(folder))
+    original = os.path.realpath
+
+    def resolved(path: str | Path) -> str:
+        found = original(path)
+        if str(path).endswith("0a1b.jpg"):
+            (folder / "pool/one").unlink(missing_ok=True)
+            (folder / "pool/one").symlink_to(tmp_path / "secret")
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", resolved)
+    (error,) = source.read_members([Place("train/0/a/1/0a1b.jpg", 0, 6)])
+    assert isinstance(error, SourceError)
 
 
 def test_devices_are_named_and_not_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +314,7 @@ def test_everything_is_in_exactly_one_shard(folder: Path, tmp_path: Path) -> Non
     there = [p for p in (folder / "train").rglob("*") if p.is_symlink() or p.is_file()]
     assert sorted(m.name for m in found) == sorted(p.relative_to(folder).as_posix() for p in there)
     assert {m.name: m.kind for m in walked(source, "loose")} == {
-        f"train/{name}": "link" if name.endswith("link") else "file" for name in LOOSE
+        f"train/{name}": "outward link" if name.endswith("link") else "file" for name in LOOSE
     }
     assert b"secret" not in [m.data for m in found]
     assert source.shard_digest("train", "loose", require_md5=False) != source.shard_digest(
@@ -273,6 +328,21 @@ def test_no_loose_shard_where_nothing_is_loose(folder: Path) -> None:
     assert source.shards("train") == ["0a", "f0"]
     with pytest.raises(SourceError, match="no shard loose"):
         walked(source, "loose")
+
+
+def test_what_systems_and_people_leave_makes_no_shard(folder: Path) -> None:
+    for name in (".DS_Store", "0/.DS_Store", "README.txt", "0/._x.jpg", "__MACOSX/0/a/0a1b.jpg", "f/Thumbs.db"):
+        (folder / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "train" / name).write_bytes(b"x")
+    source = KaggleSource(str(folder))
+    assert source.shards("train") == ["0a", "f0"]
+    assert list(source.shard_stamps("train")) == ["0a", "f0"]
+    with pytest.raises(SourceError, match=r"2 train shards, 0a to f0"):
+        walked(source, "loose")
+    (folder / "train/lost.png").write_bytes(b"x")
+    assert source.shards("train") == ["0a", "f0", "loose"]
+    assert list(source.shard_stamps("train")) == ["0a", "f0", "loose"]
+    assert len(walked(source, "loose")) == 7
 
 
 def test_the_images_may_lie_on_another_disk(folder: Path, tmp_path: Path) -> None:
