@@ -258,18 +258,27 @@ def score(
     solution: Annotated[Path, typer.Option(help="The solution's CSV.")],
     json_file: JsonFileOption = None,
 ) -> None:
-    """Score a submission by the official metrics."""
+    """Score a submission by the official metrics; of a store's own, without queries that fits have seen."""
     from dataclasses import asdict
 
-    from glr_assets.evaluation.score import score_recognition, score_retrieval
+    from glr_assets.evaluation.score import score_retrieval
+    from glr_assets.evaluation.scored import score_file
 
-    scores = asdict((score_recognition if task == "recognition" else score_retrieval)(submission, solution))
+    scores: dict[str, Any]
+    if task == "recognition":
+        found, unscored = score_file(submission, solution)
+        scores = asdict(found)
+        for part in unscored:
+            out.print(part.reason, markup=False)
+    else:
+        scores, unscored = asdict(score_retrieval(submission, solution)), []
     for name, value in scores.items():
         shown = "-" if value is None else f"{value:.6f}" if isinstance(value, float) else value
         out.print(f"{name:>20}  {shown}", markup=False)
     if json_file is not None:
         _writable(json_file)
-        json_file.write_text(json.dumps(scores, indent=2) + "\n")
+        left_out = {"left_out": [part.as_json() for part in unscored]} if unscored else {}
+        json_file.write_text(json.dumps(scores | left_out, indent=2) + "\n")
 
 
 @app.command()

@@ -40,8 +40,12 @@ class Control(BaseModel):
 
 
 class DemoReport(BaseModel):
-    """What a demo made: scores (None where the source publishes no solution), images, seconds an asset."""
+    """What a demo made: scores (None where no query can be scored), images, seconds an asset.
 
+    `unscored` says why there are no scores, or which Usage of the queries is left out of them; empty where all count.
+    """
+
+    unscored: str
     gap: float | None
     gap_landmarks_only: float | None
     map100: float | None
@@ -110,7 +114,9 @@ def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -
         index=int(catalog["index_stored"] or 0),
         test=int(catalog["test_stored"] or 0),
     )
+    left_out = need_receipt(store, "evaluation").summary
     return DemoReport(
+        unscored=str(left_out.get("reason") or left_out.get("left_out") or ""),
         **{key: scores.get(key) for key in ("gap", "gap_landmarks_only", "map100", "top1")},
         controls=scores.get("controls", {}),
         images=images,
@@ -134,7 +140,7 @@ def shown(report: DemoReport) -> str:
         "",
     ]
     if report.gap is None:
-        lines.append("scores   none: the source publishes no solution")
+        lines.append(f"scores   none: {report.unscored}")
     else:
         lines.append(f"{'':20}{'GAP':>8}{'GAP landmarks':>16}{'top-1':>8}{'mAP@100':>10}")
         rows = {"embedder": (report.gap, report.gap_landmarks_only, report.top1, report.map100)} | {
@@ -144,6 +150,8 @@ def shown(report: DemoReport) -> str:
         for name, (gap, landmarks, top1, map100) in rows.items():
             cells = [f"{value:.3f}" if value is not None else "-" for value in (gap, landmarks, top1, map100)]
             lines.append(f"{name:20}{cells[0]:>8}{cells[1]:>16}{cells[2]:>8}{cells[3]:>10}")
+        if report.unscored:
+            lines += ["", report.unscored]
     lines += [
         "",
         f"took     {sum(report.seconds.values()):.0f} s",

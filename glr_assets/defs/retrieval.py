@@ -66,7 +66,7 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
 @table_asset(
     NON_LANDMARK_EMBEDDINGS,
     group="retrieval",
-    code_version=embeddings.CODE_VERSION,
+    code_version=embeddings.NON_LANDMARKS_CODE_VERSION,
     kinds={"numpy"},
     deps=["test_embeddings", "train_embeddings", "recognition_solution", "non_landmark_filter"],
 )
@@ -190,7 +190,7 @@ def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResul
 @table_asset(
     None,
     group="retrieval",
-    code_version=answers.CODE_VERSION,
+    code_version=answers.RETRIEVAL_CODE_VERSION,
     kinds={"csv", "faiss"},
     deps=["test_embeddings", "index_embeddings", "test_metadata", "index_metadata"],
     example="glr score retrieval --submission data/submissions/retrieval_submission.csv --solution solution.csv",

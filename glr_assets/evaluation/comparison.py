@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glr_assets.errors import MissingInputError
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
@@ -23,7 +23,7 @@ from glr_assets.store import Store
 from glr_assets.training.record import ModelRecord, kept_record
 from glr_assets.training.versions import embedder_folder
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 VERSIONS: Final = "models/embedder"
 SCORES_NAME = "evaluation.json"
 REPORT = "reports/model_comparison.json"
@@ -49,8 +49,8 @@ class VersionScores(BaseModel):
     top1: float
     map100: float | None
     queries: int
-    solution: str
-    """digest of the recognition solution"""
+    queries_digest: str
+    """of the scored queries and their landmarks"""
     retrieval: dict[str, Any]
     """the recipe's section by which was searched"""
 
@@ -84,25 +84,25 @@ def evaluated_folder(store: Store) -> str:
     return embedder_folder(store)
 
 
-def write_scores(writer: Writer, folder: str, scores: Mapping[str, Any], solution: str, retrieval: Retrieval) -> None:
+def write_scores(writer: Writer, folder: str, scores: Mapping[str, Any], retrieval: Retrieval) -> None:
     """Leave the scores of the version in `folder` beside it.
 
     Args:
         writer: of `evaluation`.
         folder: the version's.
-        scores: the report of the submission, with `map100`.
-        solution: digest of the recognition solution.
+        scores: the report of the submission, with `map100` and `queries_digest`.
         retrieval: by which was searched.
     """
-    names = ("gap", "gap_landmarks_only", "top1", "map100", "queries")
-    kept = VersionScores(
-        **{name: scores[name] for name in names}, solution=solution, retrieval=retrieval.model_dump(mode="json")
-    )
+    names = ("gap", "gap_landmarks_only", "top1", "map100", "queries", "queries_digest")
+    kept = VersionScores(**{name: scores[name] for name in names}, retrieval=retrieval.model_dump(mode="json"))
     writer.json(f"{folder}/{SCORES_NAME}", kept.model_dump(mode="json"))
 
 
 def versions_of(store: Store) -> list[Version]:
-    """The finished versions that the store holds, the best first: by GAP, then by held-out top-1, then by name."""
+    """The finished versions that the store holds, the best first: by GAP, then by held-out top-1, then by name.
+
+    Versions scored by the same queries as the current one come first: figures of different queries do not compare.
+    """
     current = embedder_folder(store)
     found = []
     for name in store.folders(VERSIONS):
@@ -112,13 +112,16 @@ def versions_of(store: Store) -> list[Version]:
             continue
         try:
             scores = VersionScores.model_validate(store.read_json(f"{folder}/{SCORES_NAME}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValidationError):  # never evaluated, or by a rule that is no longer comparable
             scores = None
         found.append(Version(record, scores, folder == current))
 
-    def rank(version: Version) -> tuple[float, float, str]:
+    queries = next((version.scores.queries_digest for version in found if version.current and version.scores), None)
+
+    def rank(version: Version) -> tuple[bool, float, float, str]:
         gap = version.scores.gap if version.scores is not None else -1.0
-        return -gap, -(version.record.validation_top1 or 0.0), version.record.version
+        others = queries is not None and (version.scores is None or version.scores.queries_digest != queries)
+        return others, -gap, -(version.record.validation_top1 or 0.0), version.record.version
 
     return sorted(found, key=rank)
 
@@ -165,7 +168,7 @@ def compared(versions: Sequence[Version]) -> list[dict[str, Any]]:
                 "gap_landmarks_only": scores.gap_landmarks_only if scores else None,
                 "top1": scores.top1 if scores else None,
                 "map100": scores.map100 if scores else None,
-                "asked": scores.solution if scores else None,
+                "queries_digest": scores.queries_digest if scores else None,
             }
         )
     return rows
@@ -199,7 +202,7 @@ def make_model_comparison(store: Store) -> Made:
             "evaluated": len(evaluated),
             "best": evaluated[0]["version"] if evaluated else None,
             "best_gap": evaluated[0]["gap"] if evaluated else None,
-            "asked_by_several_solutions": len({row["asked"] for row in evaluated}) > 1,
+            "query_sets": len({row["queries_digest"] for row in evaluated}),
         }
 
     return make(store, "model_comparison", inputs=inputs, parameters={}, code_version=CODE_VERSION, build=build)
@@ -217,13 +220,17 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     keys = sorted({key for row in rows for key in json.loads(row["differences"])})
-    header = ["version", *FIGURES.values(), "loss", "epochs", "images", *(f"`{key}`" for key in keys)]
+    header = ["version", *FIGURES.values(), "scored queries", "loss", "epochs", "images", *(f"`{key}`" for key in keys)]
     told = []
     for row in rows:
         differs = json.loads(row["differences"])
-        cells = [label(row), *(_number(row[name]) for name in FIGURES), _number(row["loss"]), str(row["epochs"])]
+        cells = [label(row), *(_number(row[name]) for name in FIGURES), (row["queries_digest"] or "")[:8]]
+        cells += [_number(row["loss"]), str(row["epochs"])]
         told.append([*cells, f"{row['training_images']:,}", *(str(differs.get(key, "")) for key in keys)])
-    return table(header, told) + "\n\n\\* the current version; a figure that is absent was not measured\n"
+    return table(header, told) + (
+        "\n\n\\* the current version; a figure that is absent was not measured; GAP and top-1 "
+        "compare between versions of the same scored queries alone\n"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.evaluation.comparison import VERSIONS, evaluated_folder, write_scores
@@ -28,20 +29,20 @@ from glr_assets.evaluation.score import (
     recognition_scores,
     retrieval_scores,
 )
+from glr_assets.evaluation.scored import queries_digest, scored_recognition, scored_retrieval, unscored_reason
 from glr_assets.evaluation.steps import write_steps
 from glr_assets.images.reader import ImageReader
-from glr_assets.manifests import kept_images
-from glr_assets.metadata.schemas import LANDMARK_LABELS, RECOGNITION_SOLUTION, RETRIEVAL_SOLUTION
+from glr_assets.metadata.schemas import LANDMARK_LABELS
 from glr_assets.plots import Thumbnail, bars, gallery
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Recipe
 from glr_assets.retrieval.embeddings import Embed
-from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
@@ -52,30 +53,11 @@ LEAST_CONFIDENCE = 0.5
 QUERIES_SHOWN = 5
 
 
-def recognition_solution(store: Store) -> RecognitionSolution:
-    """The published answers from `recognition_solution`."""
-    rows = read_table(store, RECOGNITION_SOLUTION).to_pylist()
-    counted = [row for row in rows if row["usage"] != "Ignored"]
-    return RecognitionSolution(
-        landmarks={row["id"]: frozenset(row["landmark_ids"]) for row in counted},
-        usage={row["id"]: row["usage"] for row in counted},
-        ignored=frozenset(row["id"] for row in rows if row["usage"] == "Ignored"),
-    )
-
-
-def retrieval_solution(store: Store) -> RetrievalSolution:
-    """The published answers from `retrieval_solution`."""
-    rows = read_table(store, RETRIEVAL_SOLUTION).to_pylist()
-    counted = [row for row in rows if row["usage"] != "Ignored"]
-    return RetrievalSolution(
-        images={row["id"]: frozenset(row["index_ids"]) for row in counted},
-        usage={row["id"]: row["usage"] for row in counted},
-        ignored=frozenset(row["id"] for row in rows if row["usage"] == "Ignored"),
-    )
-
-
 def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]) -> Made:
-    """`evaluation`: `reports/evaluation.json` and pictures; without a published solution it says so.
+    """`evaluation`: `reports/evaluation.json` and pictures.
+
+    Where no query can be scored (no solution is published, or fits used labels of every Usage) the report has
+    `"scored": false` and the reason.
 
     Args:
         store: the store.
@@ -84,36 +66,37 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
     """
 
     def build(writer: Writer) -> Summary:
-        solution = recognition_solution(store)
-        if not any(solution.landmarks.values()):
-            writer.json(REPORT, {"scored": False})
-            return {"scored": False}
+        solution, unscored = scored_recognition(store)
+        reason = unscored_reason(solution, unscored)
+        if reason:
+            writer.json(REPORT, {"scored": False, "reason": reason, "left_out": [part.as_json() for part in unscored]})
+            return {"scored": False, "reason": reason}
         predictions = read_recognition_submission(io.BytesIO(store.read(SUBMISSION)), solution)
         scores = {"embedder": recognition_scores(predictions, solution)}
-        retrieval = retrieval_solution(store)
+        searched = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
+        retrieval, _ = scored_retrieval(store)
         asks_index = any(retrieval.images.values())
         maps: dict[str, float | None] = {}
         if recipe.evaluation.controls:
             asked = sorted(retrieval.images) if asks_index else []
-            controls = control_answers(store, recipe, sorted(solution.landmarks), asked, untrained())
+            controls = control_answers(store, recipe, searched, sorted(solution.landmarks), asked, untrained())
             scores |= {name: recognition_scores(found.predictions, solution) for name, found in controls.items()}
             if asks_index:
                 maps = {name: retrieval_scores(of.retrieved, retrieval).map100 for name, of in controls.items()}
         if recipe.evaluation.vote:
-            voters = kept_images(store, recipe.retrieval.manifest)
-            votes = rootsift_votes(store, voters, sorted(solution.landmarks), recipe.execution.threads)
+            votes = rootsift_votes(store, searched, sorted(solution.landmarks), recipe.execution.threads)
             scores |= {"RootSIFT vote": recognition_scores(votes, solution)}
         retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
         map100 = retrieval_scores(retrieved, retrieval).map100 if asks_index else None
         tests = [name for name in inputs if name.startswith("test_embeddings/")]
         told, steps = write_steps(store, writer, tests, recipe.retrieval, predictions, solution)
         document = _document(scores, maps | {"embedder": map100}) | told
+        document |= {"left_out": [part.as_json() for part in unscored], "queries_digest": queries_digest(solution)}
         writer.json(REPORT, document)
-        write_scores(writer, folder, document, inputs["recognition_solution"], recipe.retrieval)
+        write_scores(writer, folder, document, recipe.retrieval)
         writer.write(SCORES_PICTURE, _bars(scores))
         writer.write(ANSWERS_PICTURE, _answers(store, predictions, solution))
         writer.write(RETRIEVED_PICTURE, _retrieved(store, retrieved, retrieval))
-        searched = kept_images(store, recipe.retrieval.manifest)
         errors = write_errors(store, writer, predictions, solution.landmarks, searched, embeddings, folder)
         figures = {
             f"{figure}{'' if name == 'embedder' else f' of {name}'}": getattr(found, figure)
@@ -121,7 +104,9 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
             for figure in ("gap", "gap_landmarks_only", "top1")
         }
         figures |= {f"map100 of {name}": value for name, value in maps.items()}
-        return {"scored": True, "map100": map100} | figures | steps | errors
+        totals: Summary = {"scored": True, "map100": map100, "queries": len(solution.landmarks)}
+        totals |= {"left_out": "; ".join(part.reason for part in unscored) or None}
+        return totals | figures | steps | errors
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
     names += ["image_catalog", "index_metadata", "embedder", "faiss_index", "non_landmark_embeddings"]
@@ -148,21 +133,20 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
 
 def control_answers(
-    store: Store, recipe: Recipe, recognition: list[str], retrieval: list[str], untrained: Embed
+    store: Store, recipe: Recipe, searched: pa.Table, recognition: list[str], retrieval: list[str], untrained: Embed
 ) -> dict[str, Control]:
-    """The answers of each control to the queries that count."""
-    manifest = kept_images(store, recipe.retrieval.manifest)
+    """The answers of each control to the scored queries, from the images that the recogniser searches."""
     asked = Asked(recognition, retrieval, recipe.retrieval.retrieved)
     gallery = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id", "split"])
     non_landmark_ids = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
 
     def by(embed: Embed) -> Control:
-        return neighbours_by(store, manifest, asked, non_landmark_ids, embed, recipe.retrieval, recipe.seed)
+        return neighbours_by(store, searched, asked, non_landmark_ids, embed, recipe.retrieval, recipe.seed)
 
     return {
         "untrained embedder": by(untrained),
         "pixel neighbours": by(lambda images: pixel_vectors(images, recipe.execution.threads)),
-        "dhash neighbours": dhash_neighbours(store, manifest, asked),
+        "dhash neighbours": dhash_neighbours(store, searched, asked),
     }
 
 

@@ -58,7 +58,7 @@ MODEL_COMPARISON = Table(
         Column("gap_landmarks_only", pa.float64(), "The same over queries that show a landmark", nullable=True),
         Column("top1", pa.float64(), "Share of the landmark queries told right", nullable=True),
         Column("map100", pa.float64(), "mAP@100 of its retrieval submission", nullable=True),
-        Column("asked", pa.string(), "Digest of the solution that it was evaluated by", nullable=True),
+        Column("queries_digest", pa.string(), "Digest of the queries that it was scored by", nullable=True),
     ),
     ("version",),
 )

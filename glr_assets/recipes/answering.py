@@ -45,7 +45,8 @@ class Retrieval(Section):
     non_landmark_usage: tuple[Literal["Public", "Private", "Ignored"], ...] = Field(
         ("Ignored",),
         strict=False,
-        description="Usage of the test images without landmark that the penalties compare with",
+        description="Usage of the test images without landmark that penalties compare with and that confidence is "
+        "fitted on; a Usage named here is not scored",
     )
     filtered_gallery: int = Field(
         0,

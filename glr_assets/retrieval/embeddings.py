@@ -15,6 +15,7 @@ from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
+from glr_assets.query_labels import record_query_labels
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipt, need_receipts
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.schemas import EMBEDDINGS, NON_LANDMARK_EMBEDDINGS
@@ -25,6 +26,7 @@ from glr_assets.store import Store
 from glr_assets.tables import read_table
 
 CODE_VERSION = "3"
+NON_LANDMARKS_CODE_VERSION = "4"
 Floats = npt.NDArray[np.float32]
 #: Turns encoded images into float32 [n, D], L2-normalised, in their order.
 Embed = Callable[[Iterable[bytes]], Floats]
@@ -215,7 +217,9 @@ def make_non_landmark_embeddings(source: Source, store: Store, recipe: Retrieval
         joined = pa.concat_tables([part.select(NON_LANDMARK_EMBEDDINGS.schema.names) for part in rows])
         different = joined.take(pa.array(first_of_bytes(joined), pa.int64())).sort_by("id")
         writer.table(NON_LANDMARK_EMBEDDINGS, different.combine_chunks())
-        return {
+        # A twin that is left out was chosen by its label all the same.
+        labels = record_query_labels(writer, "non_landmark_embeddings", chosen["id"].to_pylist())
+        return labels | {
             "rows": different.num_rows,
             "listed": chosen.num_rows,
             "filtered": len(filtered),
@@ -227,7 +231,7 @@ def make_non_landmark_embeddings(source: Source, store: Store, recipe: Retrieval
         "non_landmark_embeddings",
         inputs=inputs,
         parameters={"usage": list(recipe.non_landmark_usage), "filtered_gallery": recipe.filtered_gallery},
-        code_version=CODE_VERSION,
+        code_version=NON_LANDMARKS_CODE_VERSION,
         build=build,
     )
 

@@ -14,6 +14,7 @@ from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
 from glr_assets.plots import reliability
+from glr_assets.query_labels import record_query_labels
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
 from glr_assets.retrieval.answering import Evidence, Photographs, Witness
@@ -32,7 +33,7 @@ from glr_assets.training.versions import open_centres
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.matching import Prepared
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 RELIABILITY_PICTURE = "reports/recognition_model_reliability.png"
 #: Parts in which samples are told apart, each answered by a model fitted on the others.
 FOLDS: Final = 5
@@ -159,17 +160,23 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
         writer.write(MODEL_FILE, model.model_dump_json(indent=2).encode() + b"\n")
         told = cross_validated(samples, fit, recipe.seed)
         writer.table(RECOGNITION_SAMPLES, told)
+        tests = [one.id for one, split in zip(samples.evidence, samples.split, strict=True) if split == "test"]
+        labels = record_query_labels(writer, "recognition_model", tests)
         probability, right = told["probability"].to_numpy(), told["right"].to_numpy(zero_copy_only=False)
         writer.write(RELIABILITY_PICTURE, reliability({"samples, each by a model of the others": (probability, right)}))
         figures: Summary = {f"weight of {name}": value for name, value in model.weights.items()}
         if not model.weights:
             figures = {"slope": model.calibration.slope, "intercept": model.calibration.intercept}
-        return figures | {
-            "rows": told.num_rows,
-            "landmarks": sum(landmark is not None for landmark in samples.shown),
-            "right": int(right.sum()),
-            "ece": expected_calibration_error(probability, right),
-        }
+        return (
+            figures
+            | labels
+            | {
+                "rows": told.num_rows,
+                "landmarks": sum(landmark is not None for landmark in samples.shown),
+                "right": int(right.sum()),
+                "ece": expected_calibration_error(probability, right),
+            }
+        )
 
     return make(
         store, "recognition_model", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build

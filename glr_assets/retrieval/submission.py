@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from glr_assets.metadata.schemas import INDEX_METADATA, TEST_METADATA
+from glr_assets.query_labels import USED_LABELS, query_labels_used
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Recipe, Retrieval
 from glr_assets.retrieval.answering import Evidence
@@ -33,7 +34,8 @@ from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
+RETRIEVAL_CODE_VERSION = "3"
 #: Landmarks of a query that are told.
 KEPT: Final = 5
 #: Queries whose evidence is in memory at once; of the others the answer is.
@@ -68,6 +70,8 @@ def _csv(header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> bytes:
 def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
     """`submission`: a row for every test image, blank for one that is not stored; and what spoke for its answer.
 
+    The test images whose labels the model or the penalties used are listed beside it, so that they are not scored.
+
     Raises:
         MissingInputError: index, gallery, model, embeddings or features have not been made, or not of one recipe.
     """
@@ -96,8 +100,15 @@ def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
             told.append(ANSWERS.rows(chain.from_iterable(rows)))
         writer.write(SUBMISSION, recognition_csv(test_ids, answers, model.calibration))
         writer.table(ANSWERS, pa.concat_tables(told).combine_chunks())
+        labels = query_labels_used(store, *names)
+        writer.table(USED_LABELS, labels.as_table())
         sure = model.calibration.probability([found.score for found in answers]) if answers else np.zeros(0)
-        return {"rows": len(test_ids), "answered": len(answers), "more_likely_right": int((sure > 0.5).sum())}
+        return {
+            "rows": len(test_ids),
+            "answered": len(answers),
+            "more_likely_right": int((sure > 0.5).sum()),
+            "query_labels_used": len(labels.ids),
+        }
 
     return make(
         store,
@@ -162,6 +173,6 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         "retrieval_submission",
         inputs=inputs,
         parameters=recipe.model_dump(mode="json", include={"retrieved", "expansion", "expansion_power"}),
-        code_version=CODE_VERSION,
+        code_version=RETRIEVAL_CODE_VERSION,
         build=build,
     )

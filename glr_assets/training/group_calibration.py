@@ -17,6 +17,7 @@ from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
 from glr_assets.plots import bars, reliability
+from glr_assets.query_labels import need_unused, record_query_labels
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe
 from glr_assets.seeded import seeded_hash
@@ -37,7 +38,7 @@ from glr_assets.training.group_map import (
 from glr_assets.training.groups import CALIBRATION, VALIDATION, group_keys
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 REPORT = "reports/group_calibration.json"
 PICTURE = "reports/group_calibration.png"
 RELIABILITY_PICTURE = "reports/group_calibration_reliability.png"
@@ -136,6 +137,7 @@ def make_group_calibration(store: Store, recipe: Recipe, score: Score) -> Made:
         if reason:
             writer.table(GROUP_CALIBRATION, GROUP_CALIBRATION.empty())
             writer.json(REPORT, {"calibrated": False, "reason": reason})
+            record_query_labels(writer, "group_calibration", [])
             return {"rows": 0, "calibrated": False, "reason": reason}
         readers = {
             split: ImageReader.of_split(store, split, images.filter(pc.equal(images["split"], split))["id"].to_pylist())
@@ -159,13 +161,23 @@ def make_group_calibration(store: Store, recipe: Recipe, score: Score) -> Made:
             ("raw_softmax", raw.probability),
         ):
             table = table.append_column(name, pa.array(values))
-        report = report_of(table.filter(pc.equal(table["fold"], VALIDATION)), score)
+        judged = table.filter(pc.equal(table["fold"], VALIDATION))
+        fitted_on = images.filter(pc.equal(images["fold"], CALIBRATION))
+        need_unused(judged["id"].to_pylist(), fitted_on["id"].to_pylist(), "group_calibration")
+        tests = fitted_on.filter(pc.equal(fitted_on["split"], "test"))["id"].to_pylist()
+        labels = record_query_labels(writer, "group_calibration", tests)
+        report = report_of(judged, score)
         writer.json(f"{folder}/{CALIBRATION_NAME}", calibration.model_dump(mode="json"))
         writer.table(GROUP_CALIBRATION, table)
         writer.json(REPORT, report)
-        _draw(writer, table.filter(pc.equal(table["fold"], VALIDATION)), report)
+        _draw(writer, judged, report)
         figures = {f"{name} {way}": report[way][name] for way in ("calibrated", "raw") for name in report[way]}
-        return {"folder": folder, "rows": table.num_rows, "fitted_on": calibration.samples} | figures | report["reject"]
+        return (
+            {"folder": folder, "rows": table.num_rows, "fitted_on": calibration.samples}
+            | labels
+            | figures
+            | report["reject"]
+        )
 
     return make(
         store,

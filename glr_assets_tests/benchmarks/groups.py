@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from glr_assets.evaluation.answers import scores_of_answers
-from glr_assets.evaluation.report import recognition_solution
+from glr_assets.evaluation.scored import scored_recognition
 from glr_assets.images.reader import ImageReader
 from glr_assets.recipes import Recipe, load_recipe
 from glr_assets.source import open_source
@@ -37,8 +37,8 @@ COLUMNS = ("GAP", "GAP, landmarks only", "top-1", "calibration error")
 
 
 def queries(store: Store) -> tuple[list[str], np.ndarray]:
-    """The test images that count, and the landmark of each."""
-    landmarks = recognition_solution(store).landmarks
+    """The test images that are scored, and the landmark of each."""
+    landmarks = scored_recognition(store, "group_calibration")[0].landmarks
     reader = ImageReader.of_split(store, "test", list(landmarks))
     ids = sorted(query for query in landmarks if query in reader)
     return ids, np.array([min(landmarks[query], default=NO_LANDMARK) for query in ids])

@@ -49,7 +49,15 @@ RECORD = ModelRecord(
     script="embedder.pt",
     rights=Rights(licences={}, authors=0, unknown=20),
 )
-SCORES = {"gap": 0.5, "gap_landmarks_only": 0.6, "top1": 0.7, "map100": 0.4, "queries": 9, "more": "left out"}
+SCORES = {
+    "gap": 0.5,
+    "gap_landmarks_only": 0.6,
+    "top1": 0.7,
+    "map100": 0.4,
+    "queries": 9,
+    "queries_digest": "5" * 64,
+    "more": "left out",
+}
 
 
 def version(store: Store, name: str, scores: dict[str, Any] | None = None, **changes: Any) -> Receipt:
@@ -66,7 +74,7 @@ def version(store: Store, name: str, scores: dict[str, Any] | None = None, **cha
     def evaluate(writer: Writer) -> Summary:
         writer.write("reports/evaluation.json", name.encode())
         if scores is not None:
-            write_scores(writer, folder, SCORES | scores, "5" * 64, Retrieval())
+            write_scores(writer, folder, SCORES | scores, Retrieval())
         return {}
 
     empty: dict[str, Any] = {"inputs": {}, "parameters": {"of": name}, "code_version": "1"}
@@ -114,17 +122,35 @@ def test_versions_are_kept_with_their_scores_and_the_best_stands_first(store: St
     assert stored_problems(store, MODEL_COMPARISON) == []
     rows = {row["version"]: row for row in read_table(store, MODEL_COMPARISON).to_pylist()}
     assert [row["version"] for row in store.read_json(REPORT)] == ["b", "a", "c", "d"]
-    assert (rows["b"]["gap"], rows["b"]["map100"], rows["b"]["asked"]) == (0.8, None, "5" * 64)
+    assert (rows["b"]["gap"], rows["b"]["map100"], rows["b"]["queries_digest"]) == (0.8, None, "5" * 64)
     assert (rows["c"]["gap"], rows["c"]["validation_top1"], rows["c"]["differences"]) == (None, 0.9, '{"seed": 0}')
     assert json.loads(rows["b"]["differences"]) == {"seed": 1}
     assert made.receipt.summary["best"] == "b"
     assert made.receipt.summary["evaluated"] == 2
     told = store.read(TOLD).decode().splitlines()
-    assert told[2] == "| b | 0.750 | 0.800 | 0.700 |  | 0.500 | 10 | 20 | 1 |"
+    assert told[2] == "| b | 0.750 | 0.800 | 0.700 |  | 55555555 | 0.500 | 10 | 20 | 1 |"
     assert told[5].startswith("| d * |  |  |")
     # Scores that change, and versions that come, are compared anew.
     version(store, "e")
     assert not make_model_comparison(store).reused
+
+
+def test_versions_scored_by_other_queries_do_not_come_first(store: Store) -> None:
+    version(store, "a", {"gap": 0.9, "queries_digest": "6" * 64})
+    version(store, "b", {"gap": 0.5})
+    version(store, "c", {"gap": 0.6})
+    assert [found.record.version for found in versions_of(store)] == ["c", "b", "a"]
+    summary = make_model_comparison(store).receipt.summary
+    assert (summary["best"], summary["query_sets"]) == ("c", 2)
+
+
+def test_scores_without_the_queries_that_they_are_of_do_not_count(store: Store) -> None:
+    version(store, "a", {"gap": 0.9})
+    folder = "models/embedder/a"
+    earlier = store.read_json(f"{folder}/evaluation.json")
+    earlier["solution"] = earlier.pop("queries_digest")
+    store.write(f"{folder}/evaluation.json", json.dumps(earlier).encode())
+    assert [found.scores for found in versions_of(store)] == [None]
 
 
 def test_what_is_unfinished_or_damaged_is_not_compared(store: Store) -> None:

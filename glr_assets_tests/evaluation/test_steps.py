@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from glr_assets.evaluation.metrics import Prediction
-from glr_assets.evaluation.report import recognition_solution
 from glr_assets.evaluation.score import read_recognition_submission
+from glr_assets.evaluation.scored import scored_recognition
 from glr_assets.evaluation.steps import (
     ABLATION,
     ABLATION_TABLE,
@@ -73,7 +73,7 @@ def test_figures_are_of_the_queries_asked_alone() -> None:
 def test_the_last_step_is_the_submission(indexed: Embedded) -> None:
     store, recipe = indexed.store, indexed.recipe
     make_submission(indexed.source, store, recipe)
-    solution = recognition_solution(store)
+    solution, _ = scored_recognition(store)
     predictions = read_recognition_submission(store_file(indexed), solution)
     tests = list(embedded_shards(indexed.source, store, "test"))
     writer = Writer(store)
@@ -97,7 +97,7 @@ def test_class_logits_are_a_step_of_their_own(headed: Embedded) -> None:
         recipe = headed.recipe.overridden({"retrieval": {"rerank": rerank}})
         index(source, store, recipe)
         make_submission(source, store, recipe)
-        solution = recognition_solution(store)
+        solution, _ = scored_recognition(store)
         predictions = read_recognition_submission(store_file(headed), solution)
         tests = list(embedded_shards(source, store, "test"))
         told, _ = write_steps(store, Writer(store), tests, recipe.retrieval, predictions, solution)
@@ -109,7 +109,7 @@ def test_class_logits_are_a_step_of_their_own(headed: Embedded) -> None:
 def test_without_reranking_penalties_are_the_last_step(indexed: Embedded) -> None:
     store, recipe = indexed.store, indexed.recipe
     make_submission(indexed.source, store, recipe)
-    solution = recognition_solution(store)
+    solution, _ = scored_recognition(store)
     predictions = read_recognition_submission(store_file(indexed), solution)
     tests = list(embedded_shards(indexed.source, store, "test"))
     plain = recipe.retrieval.model_copy(update={"rerank": 0})
@@ -120,7 +120,7 @@ def test_without_reranking_penalties_are_the_last_step(indexed: Embedded) -> Non
 def test_kinds_part_the_queries_that_show_a_landmark(indexed: Embedded) -> None:
     store = indexed.store
     make_submission(indexed.source, store, indexed.recipe)
-    solution = recognition_solution(store)
+    solution, _ = scored_recognition(store)
     predictions = read_recognition_submission(store_file(indexed), solution)
     kinds = by_kind(store, predictions, solution.landmarks)
     shown = {query: landmarks for query, landmarks in solution.landmarks.items() if landmarks}
