@@ -1,5 +1,9 @@
 """What can go wrong that a user can mend: each error is one line naming what, where and the mend."""
 
+from __future__ import annotations
+
+import traceback
+
 
 class GlrError(Exception):
     """Base of every error whose text is meant for the user; commands print it and exit with 1."""
@@ -51,3 +55,16 @@ class ClassifierError(GlrError):
 
 class MetricError(GlrError):
     """A submission or solution breaks the rules of the official metrics."""
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line: its text where it is meant for the user, else with the name of its class before it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, GlrError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of an error that nobody foresaw, with its causes; empty where its text is meant for the user."""
+    return "" if isinstance(error, GlrError) else "".join(traceback.format_exception(error))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dagster as dg
 
 from glr_assets.defs.results import materialization, result_of
-from glr_assets.errors import GlrError
+from glr_assets.errors import describe, trace
 from glr_assets.openimages.parts import part_keys
 from glr_assets.receipts import Made
 from glr_assets.recipes import Recipe
@@ -90,7 +90,7 @@ def each_shard(
     unit: str = "shard",
     store: Store | None = None,
 ) -> Iterator[dg.MaterializeResult]:
-    """Make every shard of the run, one after the other; one that fails does not stop the others.
+    """Make every shard of the run, one after the other; one that fails, by whatever error, does not stop the others.
 
     `unit` is what a partition is called where it is no shard; pictures are shown where the store of them is given.
 
@@ -98,7 +98,8 @@ def each_shard(
     once more after the run's own result, whose metadata Dagster would copy to all of them.
 
     Raises:
-        dg.Failure: some shards failed; it names each with its error.
+        dg.Failure: some shards failed; it names each with its error. The run's log holds the tracebacks of errors that
+            nobody foresaw.
     """
     made: dict[str, Made] = {}
     failures: dict[str, str] = {}
@@ -106,9 +107,10 @@ def each_shard(
     for key in context.partition_keys:
         try:
             made[key] = make(key)
-        except GlrError as error:
-            failures[key] = str(error)
-            context.log.error(f"{unit} {key}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions are made
+            failures[key] = describe(error)
+            unforeseen = trace(error)
+            context.log.error(f"{unit} {key}: {failures[key]}" + (f"\n{unforeseen}" if unforeseen else ""))
             continue
         context.log.info(f"{unit} {key}: {'done before, nothing to do' if made[key].reused else 'made'}")
         if several:

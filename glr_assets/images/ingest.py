@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from glr_assets.errors import DamagedSourceError, GlrError, SourceError, StoreError
+from glr_assets.errors import DamagedSourceError, SourceError, StoreError, describe, trace
 from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
 from glr_assets.images.members import hostile_reason, image_id, image_stem, may_succeed, stranger_reason
 from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
@@ -129,7 +129,7 @@ def ingest_shard(
             build=build,
             again=retry_failed and receipt is not None and may_succeed(receipt.summary) > 0,
         )
-    except GlrError as error:
+    except Exception as error:
         with suppress(StoreError):  # which may be what went wrong
             _tell(job, "failed", digest, error=error)
         raise
@@ -147,7 +147,7 @@ def _tell(
     digest: str,
     *,
     summary: Summary | None = None,
-    error: GlrError | None = None,
+    error: Exception | None = None,
 ) -> Summary:
     """Leave what the run does or did in the store, and give it as figures."""
     failures = 0
@@ -158,7 +158,8 @@ def _tell(
         failures += not (outcome == "failed" and job.run.attempts)
     run = ShardRun(
         outcome=outcome,
-        error="" if error is None else str(error),
+        error="" if error is None else describe(error),
+        trace="" if error is None else trace(error),
         source=digest,
         permanent=isinstance(error, DamagedSourceError),
         failures=failures,
@@ -275,7 +276,12 @@ def _decoded(found: Iterable[_Known], job: _Shard) -> Iterator[Outcome]:
     """Members in their order with what became of them; a few are decoded ahead of the one that is taken."""
 
     def outcome(item: _Known) -> Outcome:
-        return item.judged, item.outcome if item.data is None else downsize(item.data, job.recipe)
+        if item.data is None:
+            return item.judged, item.outcome
+        try:
+            return item.judged, downsize(item.data, job.recipe)
+        except Exception as error:  # noqa: BLE001 - an image nobody foresaw costs none of the thousands beside it
+            return item.judged, Refused(f"undecodable: unforeseen {describe(error)[:200]}")
 
     yield from ordered(
         outcome,

@@ -20,6 +20,7 @@ class ShardRun(BaseModel):
     Attributes:
         outcome: `begun`, and so it stays where the run was killed; `ingested`; or `failed` with nothing written.
         error: why it failed.
+        trace: the traceback of an error that nobody foresaw; empty for all others.
         source: what identified the shard's content (`Source.shard_digest`); empty where that could not be known.
         permanent: that the source must be mended: to try the same content again is of no use.
         failures: runs in a row over this content, this one included, that did not end well.
@@ -36,6 +37,7 @@ class ShardRun(BaseModel):
 
     outcome: Literal["begun", "ingested", "failed"]
     error: str
+    trace: str = ""
     source: str
     permanent: bool
     failures: int
@@ -50,7 +52,7 @@ class ShardRun(BaseModel):
     def figures(self) -> Summary:
         """The figures of the run alone, for the UI."""
         rate = round(self.decoded / self.seconds, 1) if self.seconds else 0.0
-        return self.model_dump(exclude={"outcome", "error", "source", "permanent", "failures", "members"}) | {
+        return self.model_dump(exclude={"outcome", "error", "trace", "source", "permanent", "failures", "members"}) | {
             "images_per_second": rate
         }
 

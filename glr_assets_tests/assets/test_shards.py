@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from glr_assets.defs.lineage import retry_shards
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDS, sync_shards
+from glr_assets.errors import describe
+from glr_assets.images import ingest
 from glr_assets.images.retry import split_state
 from glr_assets.images.shard_runs import find_run
 from glr_assets.receipts import find_receipt, need_receipt
@@ -103,6 +106,43 @@ def test_one_bad_shard_fails_by_name_and_does_not_stop_the_others(
     assert materialized(instance, "test_images") == set(shards) - {shards[1]}
     assert find_receipt(platform.open_store(), f"test_images/{shards[1]}") is None
     assert not (tmp_path / "store" / "images" / "test" / f"{shards[1]}.tar").exists()
+
+
+@pytest.mark.parametrize("error", [pa.ArrowInvalid("offsets overflow"), MemoryError(), ZeroDivisionError("by zero")])
+def test_an_unforeseen_error_of_a_shard_does_not_stop_the_others(
+    error: Exception, run: Runner, platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = platform.open_source().shards("test")
+    assert run("test_metadata").success
+    well = ingest._written
+
+    def written(job: ingest._Shard, *given: object) -> object:
+        if job.key == shards[1]:
+            raise error
+        return well(job, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingest, "_written", written)
+    result = run("test_images", shards=(shards[0], shards[-1]))
+    assert not result.success
+    assert materialized(instance, "test_images") == set(shards) - {shards[1]}
+    failure = next(event for event in result.all_node_events if event.is_step_failure).step_failure_data
+    assert failure.user_failure_data is not None
+    assert f"1 of {len(shards)} shards failed: {shards[1]}: {type(error).__name__}" in str(
+        failure.user_failure_data.description
+    )
+    told = find_run(platform.open_store(), "test", shards[1])
+    assert told is not None
+    assert (told.outcome, told.permanent, told.failures) == ("failed", False, 1)
+    assert told.error == describe(error)
+    assert "in written\n" in told.trace
+    logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any(f"shard {shards[1]}: {type(error).__name__}" in text and "in written\n" in text for text in logged)
+
+    monkeypatch.setattr(ingest, "_written", well)
+    assert run("test_images", shards=(shards[0], shards[-1])).success
+    told = find_run(platform.open_store(), "test", shards[1])
+    assert told is not None
+    assert (told.outcome, told.trace) == ("ingested", "")
 
 
 def test_failed_shards_and_images_alone_are_tried_again(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glr_assets.errors import SourceError, StoreError
+from glr_assets.images import ingest as ingest_module
 from glr_assets.images.ingest import ingest_shard
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
@@ -234,6 +235,23 @@ def test_finished_work_is_not_read_again(source: BucketSource, store: Store, fol
     assert not first.reused
     assert again.reused
     assert again.receipt == first.receipt
+
+
+def test_an_image_that_fails_in_an_unforeseen_way_costs_no_other(
+    source: BucketSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = ingest_module.downsize
+
+    def failing(data: bytes, recipe: Any) -> Any:
+        if data == picture(1):
+            raise RecursionError("too deep")
+        return well(data, recipe)
+
+    monkeypatch.setattr(ingest_module, "downsize", failing)
+    made = ingest(source, store, RECIPE, "train", "000")
+    assert made.receipt.summary["stored"] == 4
+    (row,) = [row for row in index_of(store) if row["id"] == GOOD and row["status"] == "failed"]
+    assert row["reason"] == "undecodable: unforeseen RecursionError: too deep"
 
 
 @pytest.mark.parametrize("change", ["plan", "recipe", "shard", "lost file"])
