@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -71,14 +72,46 @@ def demo(
     # half as long again where another process wants one of two.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     settings = Settings.from_environment(source=source, store=store, recipe=recipe)
-    if settings.recipe is None and source is not None:
+    if source is not None and settings.default_recipe == "full":
         settings = settings.model_copy(update={"recipe": "small"})
+    _warn(settings.conflicts())
     if json_file is not None:
         _writable(json_file)
     report = run_demo(settings, err)
     out.print(shown(report), end="")
     if json_file is not None:
         json_file.write_text(report.model_dump_json(indent=2) + "\n")
+
+
+def _warn(texts: Sequence[str]) -> None:
+    for text in texts:
+        err.print(f"warning: {text}", markup=False)
+
+
+@app.command()
+def dev(
+    store: StoreOption = None,
+    source: SourceOption = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or path, in place of GLR_RECIPE.")] = None,
+    host: Annotated[str, typer.Option(help="Where the UI listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 3000,
+) -> None:
+    """Open the Dagster UI over a store, with the runs that made it and the source and recipe that it remembers."""
+    from glr_assets.dev import dagster_home, dev_command, dev_environment, prepared_home
+    from glr_assets.settings import Settings
+
+    settings = Settings.from_environment(source=source, store=store, recipe=recipe)
+    _warn(settings.conflicts())
+    now = settings.resolved
+    home = dagster_home(settings)
+    if home is None:
+        raise GlrError(f"DAGSTER_HOME is not set: {settings.store} is remote; set it to a folder of this machine")
+    command = dev_command(prepared_home(home), host, port)
+    err.print(
+        f"store   {settings.store}\nsource  {now.source or 'the built-in sample'}   recipe {now.recipe}", markup=False
+    )
+    err.print(f"runs    {home}\n\nhttp://{host}:{port}", markup=False)
+    os.execve(command[0], command, dev_environment(settings, home))
 
 
 @app.command()
@@ -141,19 +174,24 @@ def _print_packed(summary: Any, bucket: str) -> None:
 
 
 @shards.command("sync")
-def shards_sync(source: SourceOption = None) -> None:
-    """List the source and register its shards, the recipe's class buckets and groups, as partitions (DAGSTER_HOME)."""
+def shards_sync(source: SourceOption = None, store: StoreOption = None) -> None:
+    """List the source and register its shards, the recipe's class buckets and groups, as partitions.
+
+    They are registered in the instance of DAGSTER_HOME, or else in that of the store.
+    """
     from glr_assets.defs.lineage import open_instance
     from glr_assets.defs.shards import sync_counted_parts, sync_shards
+    from glr_assets.dev import dagster_home, prepared_home
     from glr_assets.settings import Settings
 
-    if not os.environ.get("DAGSTER_HOME"):
+    settings = Settings.from_environment(source=source, store=store)
+    home = dagster_home(settings)
+    if home is None:
         raise GlrError(
             "DAGSTER_HOME is not set: partitions would be registered nowhere; set it to the instance's folder"
         )
-    settings = Settings.from_environment(source=source)
     opened, recipe = settings.open_source(), settings.load_recipe()
-    with open_instance() as instance:
+    with open_instance(prepared_home(home)) as instance:
         added = sync_shards(instance, opened)
         counted = sync_counted_parts(instance, recipe)
         for split, keys in added.items():
@@ -173,15 +211,17 @@ def shards_retry(
 ) -> None:
     """Try again what failed: shards that could not be ingested, and single images of those that were.
 
-    Images are read by their byte ranges; nothing that is well is read or written again. With DAGSTER_HOME set
-    the runs are seen in the UI.
+    Images are read by their byte ranges; nothing that is well is read or written again. The runs are seen in
+    `glr dev`.
     """
     from glr_assets.defs.lineage import open_instance, retry_shards
+    from glr_assets.dev import dagster_home, prepared_home
     from glr_assets.images.retry import split_state
     from glr_assets.settings import Settings
     from glr_assets.source.layout import SPLITS
 
     settings = Settings.from_environment(source=source, store=store, recipe=recipe)
+    _warn(settings.conflicts())
     opened, written = settings.open_source(), settings.open_store()
     wrong: list[str] = []
     for name in SPLITS if split is None else (split,):
@@ -189,7 +229,8 @@ def shards_retry(
         _print_state(name, state)
         if dry_run or not state.to_retry:
             continue
-        with open_instance() as instance:
+        home = dagster_home(settings)
+        with open_instance(prepared_home(home) if home else None) as instance:
             wrong += retry_shards(settings, instance, name, state.to_retry)
         _print_state(f"{name} now", split_state(opened, written, name))
     if wrong:

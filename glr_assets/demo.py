@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from glr_assets.defs.lineage import Progress as LineageProgress
 from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
+from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.evaluation.report import REPORT
 from glr_assets.receipts import need_receipt
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
@@ -66,8 +67,9 @@ def run_demo(settings: Settings, console: Console) -> DemoReport:
     """
     recipe, store = settings.load_recipe(), settings.open_store()
     source = settings.open_source()
+    home = dagster_home(settings)
     with (
-        open_instance() as instance,
+        open_instance(prepared_home(home) if home else None) as instance,
         Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -1,11 +1,14 @@
 """The environment's settings, read when something runs and never when definitions load.
 
-What belongs here: the names of the settings, their checks, and the source, store and recipe they open.
+What belongs here: the names of the settings, their checks, and the source, store and recipe they open. A value is
+resolved in this order: an override (a command's option, the resource of a run), the environment, what the store
+remembers of the run that wrote to it last, the default.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,15 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
-from glr_assets.errors import SettingsError
+from glr_assets.errors import SettingsError, StoreError
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.sample import embedded_openimages
-from glr_assets.recipes import Recipe, load_recipe
+from glr_assets.recipes import NAMED_RECIPES, Recipe, load_recipe
 from glr_assets.source import Source, open_source
+from glr_assets.source.bucket_writer import made_by
 from glr_assets.source.embedded import embedded_sample
 from glr_assets.store import Store
+from glr_assets.store_settings import StoreSettings, read_store_settings, without_credentials
 
 PUBLIC_BUCKET = "s3://google-landmark"
 
@@ -35,7 +40,10 @@ class Settings(BaseSettings):
     store_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the store")
     openimages: str | None = Field(None, description="root URL of Open Images; unset: the sample's")
     openimages_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of Open Images")
-    recipe: str | None = Field(None, description="recipe name or path; unset: small for the sample, else full")
+    recipe: str | None = Field(
+        None,
+        description="recipe name or path; unset: small for the sample, own_photos for a bucket of glr pack, else full",
+    )
     alert_webhook: str | None = Field(
         None, description="URL that failed runs are posted to as JSON; unset: only logged"
     )
@@ -78,18 +86,91 @@ class Settings(BaseSettings):
         """The store that everything is written to."""
         return Store(self.store, self.store_options)
 
+    @cached_property
+    def remembered(self) -> StoreSettings | None:
+        """What the store remembers; None for a store that nothing was made in.
+
+        Raises:
+            StoreError: the store cannot be read, or what it remembers is damaged.
+        """
+        return read_store_settings(self.open_store())
+
+    @cached_property
+    def resolved(self) -> StoreSettings:
+        """Source, Open Images and recipe as they hold: given, else remembered by the store, else the default.
+
+        A remembered recipe holds for the remembered source alone. By default the built-in sample takes `small`, a
+        bucket of `glr pack` `own_photos`, any other bucket `full`.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        kept = None if self.source and self.recipe and self.openimages else self.remembered
+        source = self.source or (kept.source if kept else None)
+        recipe = self.recipe
+        if recipe is None:
+            same_source = kept is not None and kept.source == without_credentials(source)
+            recipe = kept.recipe if kept and same_source else self._default_recipe(source)
+        elif recipe not in NAMED_RECIPES:
+            recipe = str(Path(recipe).absolute())
+        openimages = self.openimages or (kept.openimages if kept else None)
+        return StoreSettings(source=source, openimages=openimages, recipe=recipe)
+
+    def conflicts(self) -> list[str]:
+        """What is given otherwise than the store remembers it, a sentence each."""
+        kept = self.remembered
+        if kept is None:
+            return []
+        now = self.resolved
+        told = []
+        for name, given, before, after in (
+            ("source", self.source, kept.source or "the built-in sample", without_credentials(now.source)),
+            (
+                "Open Images root",
+                self.openimages,
+                kept.openimages or "the sample's",
+                without_credentials(now.openimages),
+            ),
+            ("recipe", self.recipe or self.source, kept.recipe, now.recipe),
+        ):
+            if given is not None and before != after:
+                told.append(
+                    f"store {self.store}: made with {name} {before}, now {after}; what depends on it is made again. "
+                    "Use another --store to keep both"
+                )
+        return told
+
+    @property
+    def default_recipe(self) -> str | None:
+        """The recipe by default; None where one is given or remembered for the source."""
+        kept = self.remembered
+        if self.recipe or (kept is not None and kept.source == without_credentials(self.resolved.source)):
+            return None
+        return self.resolved.recipe
+
+    def _default_recipe(self, source: str | None) -> str:
+        if source is None:
+            return "small"
+        if source.startswith("kaggle://") or source.rstrip("/") == PUBLIC_BUCKET:
+            return "full"
+        try:
+            return "own_photos" if made_by(Store(source, self.source_options)) == "glr pack" else "full"
+        except StoreError:
+            return "full"  # nothing can be made of a source that is out of reach; what opens it tells why
+
     def open_source(self) -> Source:
         """The source bucket; the embedded sample, generated in the store on first use, where none is set.
 
         Raises:
             SourceError: it is missing, unreachable or of no known layout.
         """
-        if self.source is None:
+        source = self.source or (self.remembered.source if self.remembered else None)
+        if source is None:
             return embedded_sample(self.open_store())
         options = self.source_options
-        if not options and self.source.rstrip("/") == PUBLIC_BUCKET:
+        if not options and source.rstrip("/") == PUBLIC_BUCKET:
             options = {"anon": True}
-        return open_source(self.source, options)
+        return open_source(source, options)
 
     def open_openimages(self) -> OpenImagesRoot:
         """The root of Open Images; the rendered one, generated in the store on first use, where none is set.
@@ -97,9 +178,10 @@ class Settings(BaseSettings):
         Raises:
             SourceError: it is missing, unreachable or holds nothing of Open Images.
         """
-        if self.openimages is None:
+        openimages = self.openimages or (self.remembered.openimages if self.remembered else None)
+        if openimages is None:
             return embedded_openimages(self.open_store())
-        return OpenImagesRoot(self.openimages, self.openimages_options)
+        return OpenImagesRoot(openimages, self.openimages_options)
 
     def load_recipe(self) -> Recipe:
         """The recipe of this run.
@@ -107,4 +189,4 @@ class Settings(BaseSettings):
         Raises:
             RecipeError: no such recipe, an unknown key or a value out of range.
         """
-        return load_recipe(self.recipe or ("small" if self.source is None else "full"))
+        return load_recipe(self.recipe or self.resolved.recipe)

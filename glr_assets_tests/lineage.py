@@ -76,14 +76,14 @@ def _toml(value: object) -> str:
 def digests(root: Path, *folders: str) -> dict[str, str]:
     """SHA-256 of every file below `root`, or below these folders of it, by relative path.
 
-    What tells of runs is left out: their times are their own.
+    What tells of runs, Dagster's instance among it, is left out: their times are their own.
     """
     roots = [root / folder for folder in folders] or [root]
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in roots
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(root).parts[0] != "runs"
+        if path.is_file() and path.relative_to(root).parts[0] not in {"runs", ".dagster"}
     }
 
 

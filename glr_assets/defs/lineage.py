@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
@@ -47,10 +48,13 @@ class Progress:
 
 
 @contextmanager
-def open_instance() -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or one that lives in memory where that is unset."""
+def open_instance(home: Path | None = None) -> Iterator[dg.DagsterInstance]:
+    """The instance of DAGSTER_HOME, else that of the folder `home`, else one that lives in memory."""
     if os.environ.get("DAGSTER_HOME"):
         with dg.DagsterInstance.get() as instance:
+            yield instance
+    elif home is not None:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
             yield instance
     else:
         with dg.DagsterInstance.ephemeral() as instance:

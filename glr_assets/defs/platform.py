@@ -7,11 +7,13 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, create_model
 
+from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.recipes import Recipe, Section
 from glr_assets.settings import Settings
 from glr_assets.source import Source
 from glr_assets.store import Store
+from glr_assets.store_settings import write_store_settings
 
 
 class Platform(dg.ConfigurableResource):
@@ -21,6 +23,22 @@ class Platform(dg.ConfigurableResource):
     store: str | None = Field(None, description="Root URL of everything written, in place of GLR_STORE")
     openimages: str | None = Field(None, description="Root URL of Open Images, in place of GLR_OPENIMAGES")
     recipe: str | None = Field(None, description="Recipe name or path, in place of GLR_RECIPE")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """The store remembers by what settings its assets are made; a run that only checks changes nothing."""
+        run = context.run
+        if run is None or (run.asset_check_selection and not run.asset_selection):
+            return
+        settings = self.settings()
+        try:
+            for conflict in settings.conflicts():
+                if context.log is not None:
+                    context.log.warning(conflict)
+            write_store_settings(settings.open_store(), settings.resolved)
+        except GlrError as error:
+            # The asset stumbles over the same, and tells it as its own.
+            if context.log is not None:
+                context.log.debug(f"settings are not remembered: {error}")
 
     def settings(self) -> Settings:
         """The settings of the environment with this resource's values in their place."""

@@ -1,7 +1,8 @@
 """Recipes: one TOML file a set of choices, one table a stage, every value checked by name.
 
-`full` holds the published values, `small` makes the whole lineage run on two CPU cores in minutes. A file
-with `base = "small"` overrides some values of another recipe.
+`full` holds the published values, `small` makes the whole lineage run on two CPU cores in minutes, `own_photos` is
+`small` for a collection whose photographs shall all train. A file with `base = "small"` overrides some values of
+another recipe.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ __all__ = [
     "load_recipe",
 ]
 
-NAMED_RECIPES = ("small", "full")
+NAMED_RECIPES = ("small", "full", "own_photos")
 
 
 class Recipe(Section):

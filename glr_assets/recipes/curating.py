@@ -38,7 +38,7 @@ class Fill(Section):
 class Dedupe(Section):
     """One of each group of near-duplicates, and the most diverse subset of large classes."""
 
-    keep: int = Field(25, ge=1, le=10_000, description="images a class keeps; smaller classes stay whole")
+    keep: int = Field(25, ge=1, le=100_000, description="images a class keeps; smaller classes stay whole")
     sample: int = Field(1000, ge=1, le=100_000, description="images of a class that are compared")
     method: Literal["max_min", "farthest_pairs", "random"] = Field(
         "max_min", description="how they are chosen; farthest_pairs is the earlier system's way, for comparison"

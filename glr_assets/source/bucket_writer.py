@@ -91,6 +91,19 @@ def landmark_ids(names: Iterable[str], numbering: str, seed: int) -> dict[str, i
     return {name: number for number, name in taken.items()}
 
 
+def made_by(store: Store) -> str | None:
+    """The program that wrote a bucket, by its own word; None where it says nothing.
+
+    Raises:
+        StoreError: the bucket cannot be reached.
+    """
+    try:
+        origin = store.read_json(ORIGIN)
+    except (FileNotFoundError, ValueError):
+        return None
+    return origin.get("made_by") if isinstance(origin, dict) else None
+
+
 def claim(store: Store, origin: Mapping[str, Any]) -> None:
     """Refuse a place that holds anything but a bucket, or a part of one, made with exactly `origin`.
 

@@ -1,0 +1,69 @@
+"""`glr dev`: the Dagster UI over one store, with the instance that has its runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import resources
+from pathlib import Path
+
+from glr_assets.errors import SettingsError
+from glr_assets.settings import Settings
+
+#: In a local store; hidden, as what is no part of what was made.
+HOME = ".dagster"
+CONFIG = "dagster.yaml"
+WORKSPACE = "workspace.yaml"
+#: The name of the code location wherever it is loaded: what was switched on in the UI stays so.
+LOCATION = "glr_assets"
+
+
+def dagster_home(settings: Settings) -> Path | None:
+    """Where Dagster's instance for a store lies: DAGSTER_HOME, else `.dagster` in a local store; None of a remote one.
+
+    It is made, with a configuration for one machine, where the store is there and the folder is not.
+    """
+    given = os.environ.get("DAGSTER_HOME", "").strip()
+    if given:
+        return Path(given)
+    store = settings.open_store()
+    return Path(store.root) / HOME if store.is_local else None
+
+
+def prepared_home(home: Path) -> Path:
+    """The folder with Dagster's configuration in it; what is there stays.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / CONFIG).exists():
+            part = home / f".{CONFIG}.part"
+            with resources.as_file(resources.files("glr_assets") / "laptop.yaml") as config:
+                shutil.copyfile(config, part)
+            part.replace(home / CONFIG)
+    except OSError as error:
+        raise SettingsError(
+            f"{home}: cannot be Dagster's home ({error.strerror}); set DAGSTER_HOME to a folder that can be written"
+        ) from error
+    return home
+
+
+def dev_command(home: Path, host: str, port: int) -> list[str]:
+    """The command that opens the UI; writes the workspace that it loads into `home`."""
+    workspace = home / WORKSPACE
+    workspace.write_text(
+        f"load_from:\n  - python_module:\n      module_name: glr_assets.definitions\n      location_name: {LOCATION}\n"
+    )
+    return [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+
+
+def dev_environment(settings: Settings, home: Path) -> dict[str, str]:
+    """The environment of the UI and its runs: of the settings what was given, for the rest the store is asked."""
+    given = {"STORE": settings.store, "SOURCE": settings.source, "RECIPE": settings.recipe}
+    named = {f"GLR_{name}": value for name, value in given.items() if value is not None}
+    if "GLR_RECIPE" in named:
+        named["GLR_RECIPE"] = settings.resolved.recipe
+    return os.environ | named | {"DAGSTER_HOME": str(home.absolute())}
