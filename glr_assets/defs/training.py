@@ -48,7 +48,7 @@ def embedder(
     group="training",
     code_version=groups.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=list(MANIFESTS),
+    deps=[*MANIFESTS, "image_catalog"],
 )
 def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.manifests import kept_images
 from glr_assets.plots import groups_of_images
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
@@ -25,7 +26,7 @@ from glr_assets.tables import fixed_width, read_table
 from glr_assets.training.schemas import TRAINING_GROUPS
 from glr_assets.verification.plan import bucket_keys
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 PICTURE = "reports/training_groups.png"
 
 TRAIN: Final = "train"
@@ -77,27 +78,28 @@ def groups_of(landmark_ids: Numbers, sizes: Numbers, recipe: Groups) -> Numbers:
     return found
 
 
-def grouped(images: pa.Table, recipe: Groups, seed: int) -> pa.Table:
+def grouped(images: pa.Table, recipe: Groups, seed: int, duplicates: Numbers | None = None) -> pa.Table:
     """What each image is for, in `TRAINING_GROUPS`'s columns.
 
     Of a landmark with n images the group's validation share is held out, rounded by a seeded coin, at least one
     and never all; half of these, rounded down, calibrate. Which they are depends on the seed, the landmark and the
-    ids of its own images.
+    ids of its own images. Near-duplicates are in one fold: their group has that of one of its members, drawn by seed,
+    so the shares hold in the mean; a landmark that is one group trains whole.
 
     Args:
         images: `id, landmark_id, shard`, sorted by id.
         recipe: `[groups]`.
         seed: of the coin and of the order of a landmark's images.
+        duplicates: int64 [n], the row of the first of each image's near-duplicates (`duplicate_groups`); absent: none
+            has any.
     """
+    duplicates = np.arange(images.num_rows) if duplicates is None else duplicates
     landmark_ids, number, sizes = np.unique(images["landmark_id"].to_numpy(), return_inverse=True, return_counts=True)
     used = np.minimum(sizes, recipe.largest)
     group = groups_of(landmark_ids, sizes, recipe)
     held = _held_out(landmark_ids, used, group, recipe, seed)
-    place = _places(images["id"], number, sizes, seed)
-    # Validation first, then calibration, then training: the rest is beyond `largest`.
-    fold = np.select(
-        [place < (held - held // 2)[number], place < held[number], place < used[number]], [2, 1, 0], default=-1
-    )
+    place = _places(images["id"], number, sizes, seed, duplicates)
+    fold = _folds(place, number, held, used, duplicates, _coins(images["id"], seed))
     outside = group[number] < 0
     fold[outside] = -1
     keys = np.where(fold < 0, -1, group[number])
@@ -125,13 +127,44 @@ def _held_out(landmark_ids: Numbers, used: Numbers, group: Numbers, recipe: Grou
     return np.clip(held, 1, np.maximum(used - 1, 0)).astype(np.int64)
 
 
-def _places(ids: pa.ChunkedArray, number: Numbers, sizes: Numbers, seed: int) -> Numbers:
-    """The place of each image in the seeded order of its landmark's images, from 0."""
-    order = np.lexsort((fixed_width(ids), seeded_hash(ids, seed, "group fold"), number))
+def _places(ids: pa.ChunkedArray, number: Numbers, sizes: Numbers, seed: int, duplicates: Numbers) -> Numbers:
+    """The place of each image in the seeded order of its landmark's images, near-duplicates side by side, from 0."""
+    names, by_seed = fixed_width(ids), seeded_hash(ids, seed, "group fold")
+    order = np.lexsort((names, names[duplicates], by_seed[duplicates], number))
     starts = np.cumsum(sizes) - sizes
     place = np.empty(len(number), np.int64)
     place[order] = np.arange(len(number)) - starts[number[order]]
     return place
+
+
+def _coins(ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each image [n]."""
+    return (seeded_hash(ids, seed, "group fold of near-duplicates") >> np.uint64(11)) / 2.0**53
+
+
+def _folds(
+    place: Numbers, number: Numbers, held: Numbers, used: Numbers, duplicates: Numbers, coins: npt.NDArray[np.float64]
+) -> Numbers:
+    """The fold of each image [n], by its place in `FOLDS`: validation first, then calibration, then training.
+
+    What is beyond the images of a landmark that are used has -1.
+    """
+    inside = place < used[number]
+    rows = np.flatnonzero(inside)
+    first = np.full(len(place), len(place), np.int64)
+    np.minimum.at(first, duplicates[rows], place[rows])
+    size = np.bincount(duplicates[rows], minlength=len(place))
+    # A group has the fold of one of its places.
+    drawn = (first + np.floor(coins * size).astype(np.int64))[duplicates]
+    fold = np.select([drawn < (held - held // 2)[number], drawn < held[number]], [2, 1], default=0)
+    fold[~inside] = -1
+    trains = np.zeros(len(held), bool)
+    trains[number[fold == 0]] = True
+    # Where no image would train, the last group does.
+    last = np.zeros(len(held), np.int64)
+    np.maximum.at(last, number[rows], first[duplicates[rows]])
+    fold[inside & ~trains[number] & (first[duplicates] == last[number])] = 0
+    return np.asarray(fold, np.int64)
 
 
 def _worded(values: Numbers, words: Sequence[str]) -> pa.Array:
@@ -143,7 +176,8 @@ def make_training_groups(store: Store, recipe: Recipe) -> Made:
     """`training_groups`: the table, and a picture of landmarks and images a group."""
 
     def build(writer: Writer) -> Summary:
-        table = grouped(kept_images(store, recipe.training.manifest), recipe.groups, recipe.seed)
+        images = kept_images(store, recipe.training.manifest)
+        table = grouped(images, recipe.groups, recipe.seed, duplicate_groups(store, images))
         found = {key: _figures(table, key) for key in group_keys(recipe.groups)}
         writer.table(TRAINING_GROUPS, table)
         writer.write(PICTURE, _picture(found))
@@ -158,7 +192,7 @@ def make_training_groups(store: Store, recipe: Recipe) -> Made:
     return make(
         store,
         "training_groups",
-        inputs=need_receipts(store, recipe.training.manifest),
+        inputs=need_receipts(store, recipe.training.manifest, "image_catalog"),
         parameters={
             "manifest": recipe.training.manifest,
             "groups": recipe.groups.model_dump(

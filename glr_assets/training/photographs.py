@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glr_assets.errors import EmbedderError
+from glr_assets.grouped_split import held_out_groups
 from glr_assets.seeded import derived_seed
 
 if TYPE_CHECKING:
@@ -64,26 +65,50 @@ class TrainingSet:
         return len(self.ids)
 
 
-def hold_out(ids: Sequence[str], landmark_ids: Sequence[int], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Part ids into those that train and those held out of training, landmark by landmark.
+def hold_out(
+    ids: Sequence[str],
+    landmark_ids: Sequence[int],
+    share: float,
+    seed: int,
+    groups: Sequence[int] | npt.NDArray[np.int64] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Part ids into those that train and those held out of training, landmark by landmark, in whole groups.
 
-    Of a landmark with n photographs `share * n`, rounded by a seeded coin, are held out, never more than
-    n - 1: every landmark trains. Who is held out depends on the seed, the ids and their landmarks, not on
-    the order in which they come.
+    Of a landmark with n photographs about `share * n`, rounded by a seeded coin, are held out, never more than
+    n - 1: every landmark trains. Who is held out depends on the seed, the ids, their landmarks and their groups, not
+    on the order in which they come.
+
+    Args:
+        ids: of the photographs.
+        landmark_ids: of each.
+        share: held out.
+        seed: of the draw.
+        groups: of each, the place in `ids` of its group's first photograph by id (`duplicate_groups`), which is of the
+            same landmark: near-duplicates go to one side. Absent: each is a group of its own.
 
     Returns:
         (training, validation), each in the order of `ids`.
     """
-    classes: dict[int, list[str]] = {}
-    for image_id, landmark in zip(ids, landmark_ids, strict=True):
-        classes.setdefault(landmark, []).append(image_id)
+    members: dict[int, list[str]] = {}
+    for place, image_id in enumerate(ids):
+        members.setdefault(place if groups is None else int(groups[place]), []).append(image_id)
+    classes: dict[int, list[int]] = {}
+    for first in members:
+        classes.setdefault(landmark_ids[first], []).append(first)
     held: set[str] = set()
-    for landmark, members in classes.items():
-        exact = share * len(members)
+    for landmark, of_landmark in classes.items():
+        exact = share * sum(len(members[first]) for first in of_landmark)
         coin = derived_seed("hold out landmark", seed, landmark) / 2**63
-        count = min(math.floor(exact) + (coin < exact % 1), len(members) - 1)
-        held.update(sorted(members, key=lambda i: derived_seed("hold out", seed, i))[:count])
+        ordered = sorted(of_landmark, key=lambda first: derived_seed("hold out", seed, ids[first]))
+        sizes = [len(members[first]) for first in ordered]
+        count = math.floor(exact) + (coin < exact % 1)
+        for place in held_out_groups(sizes, count, _coin("hold out group", seed, landmark)):
+            held.update(members[ordered[place]])
     return [i for i in ids if i not in held], [i for i in ids if i in held]
+
+
+def _coin(*parts: object) -> Callable[[], float]:
+    return lambda: derived_seed(*parts) / 2**63
 
 
 def decode(data: bytes, name: str = "image") -> Pixels:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from glr_assets.training.fitting import Fitted
     from glr_assets.training.lesson import EpochReport
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 ONNX_NAME = "embedder.onnx"
 #: Of `[embedder]`, what is derived of a network, or how it is used, and is no part of what it is; as a version has it.
 DERIVED: Final[dict[str, Any]] = {"onnx": True, "flip": False, "scales": (1.0,)}
@@ -112,7 +113,8 @@ def _build(
     manifest = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(manifest["id"].to_pylist(), manifest["landmark_id"].to_pylist(), strict=True))
     reader = ImageReader.of_split(store, "train", list(landmark_of))
-    parts = hold_out(list(landmark_of), list(landmark_of.values()), recipe.training.validation, recipe.seed)
+    groups = duplicate_groups(store, manifest)
+    parts = hold_out(list(landmark_of), list(landmark_of.values()), recipe.training.validation, recipe.seed, groups)
     training, validation = (
         TrainingSet(tuple(ids), tuple(landmark_of[image_id] for image_id in ids), reader.read) for ids in parts
     )

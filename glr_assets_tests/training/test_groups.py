@@ -109,6 +109,55 @@ def test_every_image_is_for_one_thing_and_every_landmark_trains_and_is_validated
         assert {row["reason"] for row in rows} <= {"", "beyond the 100 images of a landmark that are used"}
 
 
+@given(
+    st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=7), min_size=1, max_size=6),
+    st.integers(0, 50),
+    st.integers(4, 30),
+)
+def test_near_duplicates_are_in_one_fold(sizes: list[list[int]], seed: int, largest: int) -> None:
+    of = [
+        (f"{landmark}-{group}-{n}", landmark, f"{landmark}-{group}-0")
+        for landmark, of_landmark in enumerate(sizes)
+        for group, size in enumerate(of_landmark)
+        for n in range(size)
+    ]
+    names = [name for name, _, _ in of]
+    table = pa.table(
+        {
+            "id": pa.array(names),
+            "landmark_id": pa.array([landmark for _, landmark, _ in of], pa.int64()),
+            "shard": pa.array(["000"] * len(of)),
+        }
+    )
+    recipe = Groups(count=2, smallest=2, first=3, largest=largest)
+    duplicates = np.array([names.index(first) for _, _, first in of])
+    found = grouped(table, recipe, seed, duplicates).to_pylist()
+    folds: dict[str, set[str]] = defaultdict(set)
+    for row, (_, _, first) in zip(found, of, strict=True):
+        if row["group"] is not None:
+            folds[first].add(row["fold"])
+    assert all(len(parts) == 1 for parts in folds.values())
+    for landmark, of_landmark in enumerate(sizes):
+        used = [row for row in found if row["landmark_id"] == landmark and row["group"]]
+        assert not used or TRAIN in {row["fold"] for row in used}
+        assert len(used) in {0, min(largest, sum(of_landmark))}
+        if len(of_landmark) == 1:
+            assert {row["fold"] for row in used} <= {TRAIN}
+    alone = grouped(table, recipe, seed, np.arange(len(of)))
+    assert alone.equals(grouped(table, recipe, seed))
+
+
+def test_shares_are_met_over_many_landmarks_of_pairs() -> None:
+    table = images(dict.fromkeys(range(400), 10))
+    pairs = np.arange(4000) - np.arange(4000) % 2
+    folds = Counter(
+        grouped(table, Groups(count=1, validation_first=0.3, validation_last=0.3), 5, pairs)["fold"].to_pylist()
+    )
+    # Of ten images three are held out, of which one calibrates.
+    assert folds[CALIBRATION] == pytest.approx(400, rel=0.15)
+    assert folds[VALIDATION] == pytest.approx(800, rel=0.1)
+
+
 @given(SIZES, st.randoms(use_true_random=False), st.integers(0, 3))
 def test_no_order_of_rows_decides(sizes: dict[int, int], random: object, seed: int) -> None:
     table = images(sizes)

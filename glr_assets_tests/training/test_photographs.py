@@ -74,6 +74,47 @@ def test_hold_out_parts_every_landmark_and_knows_no_order(
     assert (set(again[0]), set(again[1])) == (set(train), set(held))
 
 
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=6), min_size=1, max_size=5),
+    share=st.floats(0, 0.5),
+    seed=st.integers(0, 100),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_hold_out_never_parts_a_group(sizes: list[list[int]], share: float, seed: int, shuffle: random.Random) -> None:
+    rows = [
+        (f"{landmark}-{group}-{n}", landmark, f"{landmark}-{group}-0")
+        for landmark, of_landmark in enumerate(sizes)
+        for group, size in enumerate(of_landmark)
+        for n in range(size)
+    ]
+
+    def held_out(rows: list[tuple[str, int, str]]) -> set[str]:
+        ids = [name for name, _, _ in rows]
+        groups = [ids.index(first) for _, _, first in rows]
+        train, held = hold_out(ids, [landmark for _, landmark, _ in rows], share, seed, groups)
+        assert sorted(train + held) == sorted(ids)
+        return set(held)
+
+    held = held_out(rows)
+    for landmark, of_landmark in enumerate(sizes):
+        out = [name for name, of, _ in rows if of == landmark and name in held]
+        assert abs(len(out) - share * sum(of_landmark)) < 1 + max(of_landmark)
+        assert len(out) < sum(of_landmark)
+    for _, _, first in rows:
+        assert len({name in held for name, _, of in rows if of == first}) == 1
+    shuffle.shuffle(rows)
+    assert held_out(rows) == held
+    # Without near-duplicates the groups change nothing.
+    alone = [(name, landmark, name) for name, landmark, _ in rows]
+    assert held_out(alone) == set(hold_out([r[0] for r in rows], [r[1] for r in rows], share, seed)[1])
+
+
+def test_hold_out_of_pairs_keeps_its_share() -> None:
+    ids = [f"{n}" for n in range(3000)]
+    held = hold_out(ids, [n // 6 for n in range(3000)], 0.1, 7, [n - n % 2 for n in range(3000)])[1]
+    assert 240 < len(held) < 360
+
+
 def test_hold_out_keeps_its_share_over_many_small_landmarks() -> None:
     ids = [f"{n}" for n in range(3000)]
     landmarks = [n // 3 for n in range(3000)]
