@@ -55,7 +55,13 @@ _BY_BYTES: tuple[tuple[int, bytes, Format], ...] = tuple(
         ("Radiance HDR", _CONVERT, 0, (b"#?RADIANCE", b"#?RGBE")),
         ("GIMP XCF", _CONVERT, 0, (b"gimp xcf",)),
         ("DDS", _CONVERT, 0, (b"DDS ",)),
-        ("SGI", _CONVERT, 0, (b"\x01\xda\0\x01", b"\x01\xda\x01\x01", b"\x01\xda\x01\x02")),
+        ("SGI", _CONVERT, 0, (b"\x01\xda\0\x01", b"\x01\xda\0\x02", b"\x01\xda\x01\x01", b"\x01\xda\x01\x02")),
+        ("PCX", _CONVERT, 0, (b"\x0a\0\1", b"\x0a\2\1", b"\x0a\3\1", b"\x0a\4\1", b"\x0a\5\1")),
+        ("DCX", _CONVERT, 0, (b"\xb1\x68\xde\x3a",)),
+        ("XPM", _CONVERT, 0, (b"/* XPM",)),
+        ("DPX", _CONVERT, 0, (b"SDPX", b"XPDS")),
+        ("BLP", _CONVERT, 0, (b"BLP1", b"BLP2")),
+        ("WMF", _CONVERT, 0, (b"\xd7\xcd\xc6\x9a",)),
         ("Sun raster", _CONVERT, 0, (b"\x59\xa6\x6a\x95",)),
         ("ICNS", _CONVERT, 0, (b"icns",)),
         ("FITS", _CONVERT, 0, (b"SIMPLE  =",)),
@@ -83,6 +89,8 @@ def format_of(data: bytes | memoryview) -> Format | None:
     """
     for offset, start, found in _BY_BYTES:
         if data[offset : offset + len(start)] == start:
+            if found.name == "ICO" and data[4:6] == b"\0\0":
+                return None  # it lists no picture: other formats begin so too
             raw = tiff_header.raw_name(data) if found.name == "TIFF" else ""
             return Format(raw, _DEVELOP) if raw else found
     if data[4:8] == b"ftyp":
@@ -125,5 +133,5 @@ def _is_tga(head: bytes, foot: bytes) -> bool:
     ):
         return False
     mapped = head[2] in {1, 9}
-    consistent = head[1] == mapped and head[16] in ({8} if mapped else {8, 16, 24, 32}) and head[17] < 0x40
+    consistent = head[1] == mapped and head[16] in ({8} if mapped else {1, 8, 15, 16, 24, 32}) and head[17] < 0x40
     return consistent and (foot == b"TRUEVISION-XFILE.\0" or mapped or not any(head[3:8]))

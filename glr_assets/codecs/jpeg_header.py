@@ -109,6 +109,16 @@ def read_header(data: bytes | memoryview) -> JpegHeader:
     return JpegHeader(has_app1, has_more, has_scans, has_profile, frame, precision, size, components, count)
 
 
+def starts_well(data: bytes | memoryview) -> bool:
+    """Whether a marker follows the start of image at once, or after fill bytes.
+
+    Of files whose first segment is damaged decoders show noise.
+    """
+    marker, start, _ = next(segments(data), (0, 0, 0))
+    before = start - (2 if marker in _WITHOUT_LENGTH else 4)
+    return marker not in {0, 0xDC} and not bytes(data[2:before]).strip(b"\xff")
+
+
 def read_app1(data: bytes | memoryview) -> tuple[bytes, bytes]:
     """The EXIF block, a TIFF structure, and the XMP packet of a JPEG; empty where there is none.
 

@@ -1,28 +1,26 @@
 """One image: decoded as a viewer shows it, downsized, encoded and hashed, or refused with a reason.
 
 There are three ways, told in the index. A JPEG in YCbCr or grey is worked on in its own planes; any other image,
-and any that this way stumbles over, through Pillow; a JPEG that is small and upright is kept byte for byte.
-Both ways resample by the same Lanczos and read the hash from luma. Colour profiles are not applied: GLDv2's files
-hold none, and converting takes longer than all the rest.
+and any that this way stumbles over, is decoded by `codecs.decode`; a JPEG that is small and upright is kept byte for
+byte. All ways resample by the same Lanczos and read the hash from luma. A color profile other than sRGB's is applied to
+the downsized image, where it costs little; one that cannot be applied is ignored, and the way says so.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import struct
-import threading
-import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
+from glr_assets.codecs import color
 from glr_assets.codecs.cost import jpeg_excess, measure
+from glr_assets.codecs.decode import Picture, RefusedError, alone_if_large, decode, in_a_line
 from glr_assets.codecs.exif import read_orientation
 from glr_assets.codecs.jpeg_header import START as JPEG_START
-from glr_assets.codecs.jpeg_header import JpegHeader, read_app1, read_header
+from glr_assets.codecs.jpeg_header import JpegHeader, read_app1, read_header, read_profile
 from glr_assets.codecs.turbojpeg import JpegPlanes, NoPlanesError, Plane, decode_planes, encode_planes, read_size
 from glr_assets.recipes import Images
 
@@ -30,41 +28,17 @@ if TYPE_CHECKING:
     from glr_assets.images.resample import Axis
 
 # Each is raised when the same bytes would be stored as other pixels, or hashed otherwise, that way.
-PLANES, PILLOW, KEPT, LUMA_HASH = "planes-1", "pillow-1", "kept-1", "luma-1"
+PLANES, PILLOW, KEPT, LUMA_HASH = "planes-2", "pillow-2", "kept-2", "luma-1"
+#: Parts that a way is followed by, each after a `+`: a profile that was applied, or not; rows that were missing.
+CONVERTED, PROFILE_IGNORED, MENDED = color.SRGB, color.IGNORED, "mended-1"
 #: Part of every shard's version.
-PIXELS_VERSION = f"{PLANES},{PILLOW},{KEPT},{LUMA_HASH}"
+PIXELS_VERSION = f"{PLANES},{PILLOW},{KEPT},{LUMA_HASH},{CONVERTED},{PROFILE_IGNORED},{MENDED}"
 #: The inverse DCT halves an image, or quarters it, where its smaller side stays this much longer than wanted. Luma of
 #: large photographs is then 45 dB from Lanczos on the whole in the mean and 36 at worst, where encoding is at 30.
 SPARE = 1.25
-#: From so many pixels on, images are worked on one at a time: of a recipe's largest two would not fit in memory.
-LARGE_PIXELS = 2**24
-#: Rows that are turned into RGB at a time: the whole image in RGB beside itself would be half a gigabyte.
-_STRIP = 256
-#: Multi-picture JPEGs (MPO) come with JPEG: Pillow has no opener of that name.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
-#: What Pillow's decoders raise on damaged files, beside OSError and its own error for bombs.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    EOFError,
-    struct.error,
-    ZeroDivisionError,
-    MemoryError,
-    RuntimeError,
-)
 #: Orientations, 1 to 8, that mirror columns and rows, and that then swap them (EXIF 2.3, 4.6.4.A).
 _MIRRORED = ({2, 3, 7, 8}, {3, 4, 6, 7})
 _TRANSPOSED = {5, 6, 7, 8}
-#: The longest side that libjpeg writes (JPEG_MAX_DIMENSION).
-_LONGEST_JPEG_SIDE = 65_500
-_large = threading.Lock()
-# Damaged files are told by their reasons. A filter for a while, as `catch_warnings` sets one, is not safe in threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -104,60 +78,46 @@ def downsize(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
 
     The resampling filter is Lanczos over the full support, which anti-aliases when shrinking. A JPEG that
     is small enough, upright and in colour or grey is kept byte for byte: encoding it again would only lose.
+    A long or large picture is shrunk further, to the recipe's `max_side` and `max_stored_pixels`.
     """
-    if not data:
-        return Refused("empty: zero bytes")
-    if data[:2] != JPEG_START:
-        refusal = measure(data).refusal(recipe.max_pixels)
-        return Refused(refusal) if refusal else _by_pillow_or_why_not(data, recipe, "")
-    header = read_header(data)
-    refused = _too_large(*header.size, recipe)
-    if refused is not None:
-        return refused
-    excess = jpeg_excess(data, header)
-    if excess:
-        return Refused(f"undecodable: {excess}")
-    try:
-        return _by_planes(data, header, recipe)
-    except NoPlanesError as error:  # Pillow takes other color spaces and slight damage
-        return _by_pillow_or_why_not(data, recipe, f"; as a JPEG: {in_a_line(error)}")
-
-
-def _by_pillow_or_why_not(data: bytes | memoryview, recipe: Images, told: str) -> StoredImage | Refused:
+    told = ""
+    if data[:2] == JPEG_START:
+        header = read_header(data)
+        if header.size[0] * header.size[1] > recipe.max_pixels:
+            return _too_large(header.size, recipe)
+        excess = jpeg_excess(data, header)
+        if excess:
+            return Refused(f"undecodable: {excess}")
+        try:
+            return _by_planes(data, header, recipe)
+        except NoPlanesError as error:  # Pillow takes other color spaces and slight damage
+            told = f"; as a JPEG: {in_a_line(error)}"
     try:
         return _by_pillow(data, recipe)
-    except UnidentifiedImageError:
-        return Refused(f"no image that can be opened: starts with {bytes(data[:8]).hex(' ')}{told}")
-    except Image.DecompressionBombError as error:
-        return Refused(f"too large: {in_a_line(error)}")
-    except DECODER_ERRORS as error:
-        return Refused(f"undecodable: {in_a_line(error)}{told}")
+    except RefusedError as error:
+        return Refused(f"{error}{told}")
 
 
-def _too_large(width: int, height: int, recipe: Images) -> Refused | None:
-    if width * height > recipe.max_pixels:
-        return Refused(f"too large: {width}x{height} pixels, at most {recipe.max_pixels} are decoded")
-    return None
+def _too_large(size: tuple[int, int], recipe: Images) -> Refused:
+    return Refused(f"too large: {size[0]}x{size[1]} pixels, at most {recipe.max_pixels} are decoded")
 
 
-def alone_if_large(pixels: int) -> AbstractContextManager[object]:
-    """Held while an image of so many pixels is decoded: of large ones one at a time."""
-    return _large if pixels > LARGE_PIXELS else nullcontext()
+def stored_size(size: tuple[int, int], recipe: Images) -> tuple[int, int]:
+    """The size at which an upright image of `size` is stored.
 
-
-def _target(size: tuple[int, int], min_side: int) -> tuple[int, int]:
-    """The size to store: the smaller side is `min_side`, or what it is where that is less."""
-    scale = min_side / min(size)
-    if scale >= 1:
+    The smaller side is `min_side`, or what it is where that is less; neither side is longer than `max_side`, and the
+    pixels are no more than `max_stored_pixels`.
+    """
+    scale = recipe.min_side / min(size)
+    most = min(recipe.max_side / max(size), math.sqrt(recipe.max_stored_pixels / (size[0] * size[1])))
+    if scale >= 1 <= most:
         return size
-    width, height = (max(min_side, round(side * scale)) for side in size)
-    return width, height
-
-
-def _too_long(size: tuple[int, int], target: tuple[int, int]) -> Refused | None:
-    if max(target) > _LONGEST_JPEG_SIDE:
-        return Refused(f"too large: {size[0]}x{size[1]} pixels, a JPEG has at most {_LONGEST_JPEG_SIDE} a side")
-    return None
+    if scale > most:
+        width, height = (max(1, math.floor(side * most)) for side in size)
+        return width, height
+    width, height = (max(recipe.min_side, round(side * scale)) for side in size)
+    # Rounding may lead over a limit that the scale itself keeps.
+    return min(width, recipe.max_side), min(height, recipe.max_side)
 
 
 def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> StoredImage | Refused:
@@ -167,19 +127,16 @@ def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> 
         NoPlanesError: it is damaged, or of another colour space.
     """
     size = read_size(data)
-    refused = _too_large(*size, recipe)
-    if refused is not None:
-        return refused
+    if size[0] * size[1] > recipe.max_pixels:
+        return _too_large(size, recipe)
     turn = read_orientation(*read_app1(data)) if header.has_app1 else 1
     upright = (size[1], size[0]) if turn in _TRANSPOSED else size
-    target = _target(upright, recipe.min_side)
-    refused = _too_long(size, target)
-    if refused is not None:
-        return refused
+    target = stored_size(upright, recipe)
+    profile, note = _profile(data, header) if header.has_profile else (None, "")
     reduction = 1
-    while reduction < 8 and min(size) >= 2 * reduction * SPARE * recipe.min_side:
+    while reduction < 8 and min(size) >= 2 * reduction * SPARE * min(target):
         reduction *= 2
-    kept = target == size and turn == 1 and not header.has_more
+    kept = target == size and turn == 1 and not header.has_more and profile is None
     image_format = "MPO" if header.has_more else "JPEG"
     # Of several scans the decoder holds all coefficients, whatever it is to make of them.
     with alone_if_large(size[0] * size[1] // (1 if header.has_scans else reduction**2)):
@@ -188,9 +145,37 @@ def _by_planes(data: bytes | memoryview, header: JpegHeader, recipe: Images) -> 
         else:
             luma, chroma = _shrunk(decode_planes(data, reduction), target, turn)
     if kept:
-        return StoredImage(bytes(data), size, size, image_format, *_measured(luma), KEPT)
+        return StoredImage(bytes(data), size, size, image_format, *_measured(luma), _way(KEPT, note))
+    if profile is not None:
+        pixels = profile.to_srgb(Image.fromarray(luma) if profile.mode == "L" else _rgb(luma, chroma))
+        return _of_rgb(pixels, recipe, upright, image_format, _way(PLANES, CONVERTED))
     jpeg = encode_planes(luma, chroma, recipe.jpeg_quality)
-    return StoredImage(jpeg, target, upright, image_format, *_measured(luma), PLANES)
+    return StoredImage(jpeg, target, upright, image_format, *_measured(luma), _way(PLANES, note))
+
+
+def _profile(data: bytes | memoryview, header: JpegHeader) -> tuple[color.Profile | None, str]:
+    """The profile of a JPEG where it is to be applied, and a note where it cannot be."""
+    found = color.read_profile(read_profile(data))
+    if found is None or found.mode != {1: "L", 3: "RGB"}.get(header.components):
+        return None, PROFILE_IGNORED
+    return (None, "") if found.is_srgb else (found, "")
+
+
+def _way(*parts: str) -> str:
+    return "+".join(part for part in parts if part)
+
+
+def _rgb(luma: Plane, chroma: tuple[Plane, Plane]) -> Image.Image:
+    """Planes as RGB, chroma interpolated between its samples as JPEG decoders do."""
+    import cv2
+    import numpy as np
+
+    height, width = luma.shape
+    wide = [
+        cv2.resize(plane, (2 * plane.shape[1], 2 * plane.shape[0]), interpolation=cv2.INTER_LINEAR) for plane in chroma
+    ]
+    blue, red = (plane[:height, :width] for plane in wide)
+    return Image.fromarray(np.asarray(cv2.cvtColor(cv2.merge([luma, red, blue]), cv2.COLOR_YCrCb2RGB), np.uint8))
 
 
 def _measured(luma: Plane) -> tuple[int, float]:
@@ -246,42 +231,48 @@ def _axes(
     return across, down
 
 
-def _by_pillow(data: bytes | memoryview, recipe: Images) -> StoredImage | Refused:
+def _by_pillow(data: bytes | memoryview, recipe: Images) -> StoredImage:
+    """Any image, decoded to its pixels.
+
+    Raises:
+        RefusedError: it is not decoded; the message says why.
+    """
+    cost = measure(data)
+    with alone_if_large(min(cost.pixels, recipe.max_pixels)):
+        picture = decode(data, recipe.max_pixels, cost)
+        size, turn = picture.image.size, picture.orientation
+        upright = (size[1], size[0]) if turn in _TRANSPOSED else size
+        target = stored_size(upright, recipe)
+        mode = picture.image.mode
+        kept = picture.format == "JPEG" and mode in {"RGB", "L"} and turn == 1 and target == size
+        kept = kept and not picture.converts and not picture.mended
+        pixels = picture.to_srgb(_shrunk_rgb(picture, target, turn))
+    notes = (CONVERTED if picture.converts else picture.note, MENDED if picture.mended else "")
+    if kept:
+        measured = _measured_rgb(pixels)
+        return StoredImage(bytes(data), target, upright, picture.format, *measured, _way(KEPT, *notes))
+    return _of_rgb(pixels, recipe, upright, picture.format, _way(PILLOW, *notes))
+
+
+def _of_rgb(pixels: Image.Image, recipe: Images, source: tuple[int, int], image_format: str, way: str) -> StoredImage:
+    measured = _measured_rgb(pixels)
+    return StoredImage(_encoded(pixels, recipe), pixels.size, source, image_format, *measured, way)
+
+
+def _measured_rgb(pixels: Image.Image) -> tuple[int, float]:
     import numpy as np
 
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        size = image.size
-        refused = _too_large(*size, recipe)
-        if refused is not None:
-            return refused
-        with alone_if_large(size[0] * size[1]):
-            image.load()
-            size = image.size
-            image_format, turn = str(image.format), orientation(image)
-            upright = (size[1], size[0]) if turn in _TRANSPOSED else size
-            target = _target(upright, recipe.min_side)
-            refused = _too_long(size, target)
-            if refused is not None:
-                return refused
-            kept = image_format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1 and target == size
-            pixels = _shrunk_rgb(image, target, turn)
-    measured = _measured(np.asarray(pixels.convert("L")))
-    if kept:
-        return StoredImage(bytes(data), target, upright, image_format, *measured, KEPT)
-    return StoredImage(_encoded(pixels, recipe), target, upright, image_format, *measured, PILLOW)
+    return _measured(np.asarray(pixels.convert("L")))
 
 
-def _shrunk_rgb(image: Image.Image, target: tuple[int, int], turn: int) -> Image.Image:
-    """The upright image of size `target` in RGB."""
+def _shrunk_rgb(picture: Picture, target: tuple[int, int], turn: int) -> Image.Image:
+    """The upright image of size `target` in RGB, before its profile is applied."""
     import numpy as np
 
     from glr_assets.images.resample import resampled_strips
 
-    width, height = image.size
-    strips = (
-        [np.asarray(band) for band in as_rgb(image.crop((0, top, width, min(top + _STRIP, height)))).split()]
-        for top in range(0, height, _STRIP)
-    )
+    width, height = picture.image.size
+    strips = ([np.asarray(band) for band in strip.split()] for strip in picture.rgb_strips())
     bands = resampled_strips(strips, *_axes((height, width), (width, height), target, turn))
     if turn in _TRANSPOSED:
         bands = [band.T for band in bands]
@@ -292,27 +283,3 @@ def _encoded(pixels: Image.Image, recipe: Images) -> bytes:
     file = io.BytesIO()
     pixels.save(file, "JPEG", quality=recipe.jpeg_quality)
     return file.getvalue()
-
-
-def orientation(image: Image.Image) -> int:
-    """The orientation that EXIF or XMP tells, 1 to 8; 1, upright, where that block is damaged: the pixels are not."""
-    try:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DECODER_ERRORS:
-        return 1
-    return int(turn) if turn in range(1, 9) else 1
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB, transparent parts over white, 16-bit greys scaled to 8 bits."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def in_a_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 120 characters."""
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -9,7 +9,6 @@ published edges, so that no rounding of a product moves an edge by a pixel.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from glr_assets.codecs import color, jpeg_header
+from glr_assets.codecs.decode import decode
 from glr_assets.codecs.turbojpeg import NoPlanesError, decode_planes
-from glr_assets.images.pixels import FORMATS, as_rgb
 from glr_assets.recipes import OpenImages
 
 if TYPE_CHECKING:
     from glr_assets.images.resample import Axis
 
-CROPS_VERSION: Final = "2"
+CROPS_VERSION: Final = "3"
 """Goes up when the same bytes and box give other pixels."""
+_ANY_SIZE: Final = 2**31
+#: In the place of a mode: colors are to be converted by a profile, which no other decoder here does.
+_PROFILED: Final = "profiled"
 _PARTS: Final = 10**9
 #: What stands beside a crop that keeps its shape.
 GREY: Final = 128
@@ -84,12 +86,21 @@ def cropped(jpeg: bytes, mode: str, boxes: Sequence[Rectangle], turn: int, recip
     """
     sizes = [_fitted(box.size, recipe) for box in boxes]
     reduction = min((_reduction(box.size, size) for box, size in zip(boxes, sizes, strict=True)), default=1)
-    resample = _of_planes(jpeg, reduction) if reduction > 1 else None
+    mode = _PROFILED if _is_profiled(jpeg) else mode
+    resample = _of_planes(jpeg, reduction) if reduction > 1 and mode != _PROFILED else None
     resample = resample or _of_pixels(jpeg, mode)
     quarters = turn // 90 if recipe.upright else 0
     return [
         _padded(np.rot90(resample(box, size), quarters), recipe.size) for box, size in zip(boxes, sizes, strict=True)
     ]
+
+
+def _is_profiled(jpeg: bytes) -> bool:
+    """Whether the colors of an image are to be converted."""
+    if not jpeg_header.read_header(jpeg).has_profile:
+        return False
+    profile = color.read_profile(jpeg_header.read_profile(jpeg))
+    return profile is not None and not profile.is_srgb
 
 
 def _fitted(size: tuple[int, int], recipe: OpenImages) -> tuple[int, int]:
@@ -175,8 +186,8 @@ def _decoded(jpeg: bytes, mode: str) -> Pixels:
         pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
             return np.asarray(pixels, np.uint8)
-    with Image.open(io.BytesIO(jpeg), formats=FORMATS) as image:
-        return np.asarray(as_rgb(image), np.uint8)[..., ::-1]
+    # What was obtained was within the recipe's limit.
+    return np.asarray(decode(jpeg, _ANY_SIZE).rgb(), np.uint8)[..., ::-1]
 
 
 def _padded(crop: Pixels, side: int) -> Pixels:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from PIL import Image, UnidentifiedImageError
-
 from glr_assets.codecs.cost import measure
-from glr_assets.images.pixels import DECODER_ERRORS, FORMATS, alone_if_large, in_a_line
+from glr_assets.codecs.decode import RefusedError, alone_if_large, decode
 from glr_assets.recipes import OpenImages
 
 Origin = Literal["root", "fetched"]
@@ -28,8 +25,6 @@ DIFFERS: Final = "differs"
 UNPUBLISHED: Final = "not published"
 ANOTHER_FILE: Final = "another file than the original"
 NOT_ASKED: Final = "not asked for"
-#: A multi-picture JPEG begins as any JPEG.
-_JPEGS: Final = {"JPEG", "MPO"}
 
 
 @dataclass(frozen=True)
@@ -71,39 +66,27 @@ def judged(data: bytes, published: Published, origin: Origin, recipe: OpenImages
             raise _RefusedError(f"too large: more than {recipe.max_bytes} bytes")
         if digest.hexdigest() in recipe.placeholders:
             raise _RefusedError(f"{PLACEHOLDER}: the recipe lists its MD5")
-        excess = measure(data).excess
-        if excess:
-            raise _RefusedError(f"undecodable: {excess}")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.format not in _JPEGS:
-                told = f"a {image.format} of {image.width}x{image.height}"
-                raise _RefusedError(f"{PLACEHOLDER}: {told}, where Open Images has a JPEG")
-            md5_check = _checked(md5, len(data), published, origin, recipe)
-            if md5_check == DIFFERS:
-                raise _RefusedError(f"wrong MD5: {md5}, published is {published.md5}")
-            _decode(image, data, recipe)
-            return Photograph("", md5, md5_check, image.mode, image.size)
+        cost = measure(data)
+        if cost.format is None:
+            raise _RefusedError(f"no image that can be opened: starts with {data[:8].hex(' ')}")
+        if cost.format.name != "JPEG":
+            told = f"a {cost.format.name} of {cost.size[0]}x{cost.size[1]}"
+            raise _RefusedError(f"{PLACEHOLDER}: {told}, where Open Images has a JPEG")
+        md5_check = _checked(md5, len(data), published, origin, recipe)
+        if md5_check == DIFFERS:
+            raise _RefusedError(f"wrong MD5: {md5}, published is {published.md5}")
+        with alone_if_large(min(cost.pixels, recipe.max_pixels)):
+            image = decode(data, recipe.max_pixels, cost).image
+        return Photograph("", md5, md5_check, image.mode, image.size)
+    except RefusedError as error:
+        reason = str(error)
     except _RefusedError as error:
         reason = str(error)
-    except UnidentifiedImageError:
-        reason = f"no image that can be opened: starts with {data[:8].hex(' ')}"
-    except Image.DecompressionBombError as error:
-        reason = f"too large: {in_a_line(error)}"
-    except DECODER_ERRORS as error:
-        reason = f"undecodable: {in_a_line(error)}"
     return Photograph(reason, md5, md5_check)
 
 
 class _RefusedError(Exception):
     """Bytes that cannot be used, and why."""
-
-
-def _decode(image: Image.Image, data: bytes, recipe: OpenImages) -> None:
-    pixels = image.width * image.height
-    if pixels > recipe.max_pixels:
-        raise _RefusedError(f"too large: {image.width}x{image.height} pixels, at most {recipe.max_pixels}")
-    with alone_if_large(pixels):
-        image.load()
 
 
 def _checked(md5: str, size: int, published: Published, origin: Origin, recipe: OpenImages) -> str:

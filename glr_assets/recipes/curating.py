@@ -22,7 +22,24 @@ class Images(Section):
     max_pixels: int = Field(
         64_000_000, ge=1, le=178_956_970, description="larger images are refused, so that one fits in 600 MB"
     )
+    max_side: int = Field(
+        4096, ge=64, le=65_500, description="longer side as stored, at most; a longer picture is shrunk further"
+    )
+    max_stored_pixels: int = Field(
+        1_200_000, ge=4096, le=178_956_970, description="pixels as stored, at most; more are shrunk further"
+    )
     max_member_bytes: int = Field(64 * 2**20, ge=1024, description="larger members are refused unread")
+
+    @model_validator(mode="after")
+    def _ordinary_pictures_are_whole(self) -> Images:
+        least = 2 * self.min_side**2
+        if self.max_side < 2 * self.min_side or self.max_stored_pixels < least:
+            raise ValueError(
+                f"min_side = {self.min_side}: expected max_side of at least {2 * self.min_side} and max_stored_pixels "
+                f"of at least {least}, so that pictures of 2:1 keep that side; found {self.max_side} and "
+                f"{self.max_stored_pixels}"
+            )
+        return self
 
 
 class Fill(Section):

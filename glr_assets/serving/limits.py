@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from glr_assets.codecs.decode import FORMATS
+from glr_assets.codecs.formats import format_of
 from glr_assets.errors import GlrError
 from glr_assets.images.pixels import Refused, StoredImage, downsize
 from glr_assets.recipes import Images
@@ -18,19 +20,12 @@ FORM_BYTES: Final = 64 * 2**10
 MOST_LISTED: Final = 50
 """Landmarks and look-alikes that one answer lists at most."""
 
-#: Formats by the bytes a file starts with, as Pillow names them; an offset, then what stands there.
-_MAGIC: Final[tuple[tuple[str, int, tuple[bytes, ...]], ...]] = (
-    ("JPEG", 0, (b"\xff\xd8",)),
-    ("PNG", 0, (b"\x89PNG\r\n\x1a\n",)),
-    ("GIF", 0, (b"GIF87a", b"GIF89a")),
-    ("WEBP", 8, (b"WEBP",)),
-    ("AVIF", 4, (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")),
-    ("BMP", 0, (b"BM",)),
-    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ("PPM", 0, tuple(b"P" + kind for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"f", b"F", b"y"))),
-)
 #: How ingest's reasons begin, and what they are over HTTP.
-_STATUS_OF: Final = {"too large": (413, "too_large"), "no image that can be opened": (415, "wrong_type")}
+_STATUS_OF: Final = {
+    "too large": (413, "too_large"),
+    "no image that can be opened": (415, "wrong_type"),
+    "unsupported format": (415, "wrong_type"),
+}
 
 
 class RefusedError(GlrError):
@@ -92,11 +87,9 @@ class Slots:
 
 
 def kind_of(data: bytes) -> str | None:
-    """The format that a file's first bytes tell, whatever its name or declared type; None where it is no photograph."""
-    for name, offset, starts in _MAGIC:
-        if data[offset : offset + 16].startswith(starts):
-            return name
-    return None
+    """The format that a file's first bytes tell, whatever its name or declared type; None where they tell none."""
+    found = format_of(data)
+    return None if found is None else found.name
 
 
 def photograph(data: bytes, recipe: Images, limits: Limits) -> StoredImage:
@@ -114,8 +107,7 @@ def photograph(data: bytes, recipe: Images, limits: Limits) -> StoredImage:
     if not data:
         raise RefusedError(422, "empty", "empty: zero bytes; choose a photograph")
     if kind_of(data) is None:
-        known = ", ".join(name for name, _, _ in _MAGIC)
-        raise RefusedError(415, "wrong_type", f"no photograph: expected {known} by its first bytes")
+        raise RefusedError(415, "wrong_type", f"no photograph: expected {', '.join(FORMATS)} by its first bytes")
     bounded = recipe.model_copy(update={"max_pixels": min(recipe.max_pixels, limits.max_pixels)})
     found = downsize(data, bounded)
     if isinstance(found, Refused):

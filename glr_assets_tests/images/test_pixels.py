@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageFilter, ImageOps, features
 
+from glr_assets.codecs import decode as codec
 from glr_assets.codecs.turbojpeg import Plane
 from glr_assets.images import pixels
-from glr_assets.images.pixels import KEPT, PILLOW, PLANES, Refused, StoredImage, downsize
+from glr_assets.images.pixels import KEPT, PILLOW, PLANES, Refused, StoredImage, downsize, stored_size
 from glr_assets.recipes import Images
 from glr_assets_tests.codecs.test_turbojpeg import of_scans, rgb_jpegs
 from glr_assets_tests.images.handmade import picture
@@ -464,7 +465,7 @@ def test_of_a_multi_picture_jpeg_the_first_picture_is_stored() -> None:
 
 def test_every_format_that_is_told_apart_is_stored() -> None:
     image = Image.open(io.BytesIO(picture(6)))
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO"):
         assert stored(encoded(image, kind)).source_format == kind
 
 
@@ -476,11 +477,43 @@ def test_images_that_are_none_are_refused_by_what_they_start_with() -> None:
     assert refused(b"\0") == "no image that can be opened: starts with 00"
 
 
-def test_a_truncated_jpeg_is_refused_however_long_it_is() -> None:
+CODINGS = [{}, {"progressive": True}, {"keep_rgb": True}]
+
+
+@pytest.mark.parametrize("options", CODINGS, ids=["plain", "progressive", "RGB"])
+def test_a_cut_jpeg_is_refused_by_what_is_missing(options: dict[str, object]) -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-    data = picture(7, (600, 500))
-    for share in (0.3, 0.6, 0.9, 0.99):
-        assert refused(data[: int(len(data) * share)]).startswith("undecodable: image file is truncated"), share
+    data = encoded(Image.open(io.BytesIO(picture(7, (600, 1500)))), "JPEG", **options)
+    for share in (0.3, 0.6, 0.9, 0.97):
+        reason = refused(data[: int(len(data) * share)])
+        assert reason.startswith("undecodable: cut: "), share
+        if not options:
+            missing = int(reason.removeprefix("undecodable: cut: the last ").split("%")[0]) / 100
+            assert abs(missing - (1 - share)) < 0.15, share
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 3, 20, 60])
+@pytest.mark.parametrize("options", CODINGS, ids=["plain", "progressive", "RGB"])
+def test_a_jpeg_without_its_last_bytes_is_what_viewers_show(
+    options: dict[str, object], lost: int, before_encoding: Encoded
+) -> None:
+    """Its end mark and some bytes of its last row of blocks."""
+    image = Image.open(io.BytesIO(picture(7, (600, 1500))))
+    whole = encoded(image, "JPEG", **options)
+    found = stored(whole[: -2 - lost], SMALL)
+    assert found.pixel_path == f"{PILLOW}+mended-1"
+    assert found.source_size == (600, 1500)
+    shown = np.asarray(shrunk_by_pillow(image.convert("RGB"), found.size)).astype(int)
+    rows = shown.shape[0] * 49 // 50 - 1
+    assert np.abs(before_encoding(whole[: -2 - lost], SMALL) - shown)[:rows].mean() < 2
+
+
+def test_a_small_jpeg_without_an_end_mark_is_stored_with_one() -> None:
+    data = picture(7, (60, 40))
+    found = stored(data[:-2])
+    assert found.pixel_path == f"{PILLOW}+mended-1"
+    assert found.jpeg.endswith(b"\xff\xd9")
+    assert psnr(decoded(found.jpeg), decoded(data)) > 28
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -510,10 +543,54 @@ def test_as_many_pixels_as_the_recipe_allows_are_decoded() -> None:
     assert refused(data, Images(max_pixels=4999)) == "too large: 100x50 pixels, at most 4999 are decoded"
 
 
-def test_an_image_longer_than_a_jpeg_can_be_is_refused() -> None:
-    assert stored(encoded(Image.new("L", (65_500, 1)), "PNG")).size == (65_500, 1)
-    reason = refused(encoded(Image.new("L", (65_501, 1)), "PNG"))
-    assert reason == "too large: 65501x1 pixels, a JPEG has at most 65500 a side"
+LONG_SIZES = [
+    (384, 65_500),
+    (65_500, 384),
+    (100, 30_000),
+    (1, 65_535),
+    (5000, 400),
+    (3000, 384),
+    (2800, 400),
+    (384, 4000),
+]
+
+
+@pytest.mark.parametrize("size", LONG_SIZES, ids=str)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_long_picture_is_stored_within_the_recipes_limits(size: tuple[int, int], kind: str) -> None:
+    if kind == "JPEG" and max(size) > 65_500:
+        pytest.skip("a JPEG has at most 65500 a side")
+    found = stored(encoded(Image.linear_gradient("L").resize(size), kind))
+    width, height = found.size
+    assert max(found.size) <= FULL.max_side
+    assert width * height <= FULL.max_stored_pixels
+    assert found.source_size == size
+    # As large as the limits allow, in the shape it has.
+    closest = max(width * height / FULL.max_stored_pixels, max(found.size) / FULL.max_side, min(found.size) / 384)
+    assert closest > 0.99
+    scale = max(size) / max(found.size)
+    assert abs(min(size) / scale - min(found.size)) <= 1
+
+
+@given(
+    width=st.integers(1, 70_000),
+    height=st.integers(1, 70_000),
+    min_side=st.integers(32, 1000),
+    max_side=st.integers(2000, 65_500),
+    most=st.integers(2_000_000, 10_000_000),
+)
+def test_a_size_is_the_recipes_or_within_its_limits(
+    width: int, height: int, min_side: int, max_side: int, most: int
+) -> None:
+    recipe = Images(min_side=min_side, max_side=max_side, max_stored_pixels=most)
+    size = (width, height)
+    found = stored_size(size, recipe)
+    assert max(found) <= max_side
+    assert found[0] * found[1] <= most * (1 + 1 / min_side)
+    assert min(found) >= 1
+    assert max(found) <= max(size)
+    if max(size) <= 2 * min(size):  # an ordinary picture
+        assert min(found) == min(min_side, *size)
 
 
 JPEG_KINDS = rgb_jpegs()
@@ -589,12 +666,12 @@ def test_large_images_are_worked_on_one_at_a_time(kind: str, monkeypatch: pytest
         data = encoded(Image.open(io.BytesIO(data)), "PNG")
     recipe = Images(min_side=320 if kind == "thin" else 32)
     expected = stored(data, recipe)
-    monkeypatch.setattr(pixels, "LARGE_PIXELS", 10**6 - 1)
+    monkeypatch.setattr(codec, "LARGE_PIXELS", 10**6 - 1)
     assert at_once(data, recipe, expected, 0.3, monkeypatch) == 1
-    monkeypatch.setattr(pixels, "LARGE_PIXELS", 2 * 10**6)
+    monkeypatch.setattr(codec, "LARGE_PIXELS", 2 * 10**6)
     assert at_once(data, recipe, expected, 30, monkeypatch) == 4
     small = picture(14, (1000, 1000))  # baseline: 125 x 125 come out of the inverse DCT
-    monkeypatch.setattr(pixels, "LARGE_PIXELS", 125 * 125)
+    monkeypatch.setattr(codec, "LARGE_PIXELS", 125 * 125)
     assert at_once(small, SMALL, stored(small, SMALL), 30, monkeypatch) == 4
 
 

@@ -36,7 +36,7 @@ def card(image_format: str) -> bytes:
     [
         (b"", "empty: zero bytes"),
         (b"<html>gone</html>", "no image that can be opened: starts with 3c 68 74 6d 6c 3e 67 6f"),
-        (DATA[: len(DATA) // 2], "undecodable: image file is truncated"),
+        (DATA[: len(DATA) // 2], "undecodable: cut: the last "),
         (card("PNG"), "placeholder: a PNG of 50x30, where Open Images has a JPEG"),
         (card("GIF"), "placeholder: a GIF of 50x30, where Open Images has a JPEG"),
     ],
