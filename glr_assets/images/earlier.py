@@ -6,24 +6,26 @@ then need only what the earlier run did not store.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from glr_assets.errors import MissingInputError, StoreError, TableError
 from glr_assets.images.members import is_final
-from glr_assets.images.pixels import Refused, StoredImage
+from glr_assets.images.pixels import Refused, StoredImage, stored_size
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX
 from glr_assets.ranges import Place
 from glr_assets.receipts import need_receipt
+from glr_assets.recipes import Images
 from glr_assets.source import Member
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-#: Values of `[images]` that say what is refused, not how an image looks.
-LIMITS = ("max_pixels", "require_md5")
+#: Values of `[images]` by which an image is refused, or stored smaller, and by which most images stay as they are.
+LIMITS = ("max_pixels", "require_md5", "max_side", "max_stored_pixels")
 
 
 class OutdatedError(Exception):
@@ -72,11 +74,11 @@ class EarlierRow:
 class Earlier:
     """An earlier run's index and stored images, and how far they hold for a new run."""
 
-    def __init__(self, store: Store, split: Split, shard: str, *, max_pixels: int, same_limits: bool) -> None:
+    def __init__(self, store: Store, split: Split, shard: str, *, recipe: Images, same_limits: bool) -> None:
         index = read_table(store, IMAGE_INDEX, IMAGE_INDEX.schema.names, split=split, shard=shard)
         self.rows = [EarlierRow(values) for values in index.to_pylist()]
         self._reader = ImageReader.of_shard(store, split, shard)
-        self._max_pixels = max_pixels
+        self._recipe = recipe
         self._same_limits = same_limits
 
     @property
@@ -87,7 +89,9 @@ class Earlier:
     def settles(self, row: EarlierRow, retry_failed: bool) -> bool:
         """Whether what became of a member that is wanted again is known without reading it."""
         if row.is_stored:
-            return bool(row.values["source_width"] * row.values["source_height"] <= self._max_pixels)
+            source = row.values["source_width"], row.values["source_height"]
+            stored = row.values["width"], row.values["height"]
+            return bool(math.prod(source) <= self._recipe.max_pixels and stored_size(source, self._recipe) == stored)
         if row.is_repeated:
             return self._same_limits
         again = retry_failed and not is_final(row.refused.reason)
@@ -136,6 +140,7 @@ def find_earlier(
     if earlier != wanted:
         return None
     try:
-        return Earlier(store, split, shard, max_pixels=parameters["max_pixels"], same_limits=same_limits)
+        recipe = Images.model_validate({key: value for key, value in parameters.items() if key in Images.model_fields})
+        return Earlier(store, split, shard, recipe=recipe, same_limits=same_limits)
     except (MissingInputError, TableError):
         return None

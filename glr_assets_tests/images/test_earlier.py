@@ -170,6 +170,23 @@ def test_wider_limits_read_what_they_refused_and_narrower_ones_refuse_what_was_s
     assert left(store) == fresh(folder, tmp_path / "narrow", IDS)
 
 
+def test_limits_of_what_is_stored_read_only_the_images_that_they_change(
+    folder: Path, store: Store, tmp_path: Path
+) -> None:
+    """One of the pictures is long: of other limits on length it is another, and all others are as they were."""
+    entries = [*ENTRIES[:4], photo(IDS[5], picture(5, (40, 2000)))]
+    write_shard(folder, "train", "000", tar_of(entries))
+    source = Counting(str(folder))
+    make_tables(source, store, RECIPE)
+    recipe = LOOSE.overridden({"images": {"max_pixels": 100_000}})
+    shorter = recipe.overridden({"images": {"max_side": 500}})
+    ingest(source, store, IDS, recipe)
+    made = ingest(source, store, IDS, shorter)
+    assert [place.size for place in source.places] == [len(picture(5, (40, 2000)))]
+    assert made.run["decoded"] == 1
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS, shorter)
+
+
 @pytest.mark.parametrize("change", ["quality", "side", "bytes", "source", "code"])
 def test_other_pixels_or_other_bytes_need_a_whole_pass(
     change: str, folder: Path, store: Store, tables: None, monkeypatch: pytest.MonkeyPatch
