@@ -182,7 +182,7 @@ def _opened(data: bytes, name: str, max_pixels: int, mended: bool = False) -> Pi
         import pillow_heif
 
         pillow_heif.register_heif_opener(thumbnails=False)
-    formats = ("BMP", "DIB") if name == "BMP" else (name,)
+    formats = {"BMP": ("BMP", "DIB"), "PFM": ("PPM",)}.get(name, (name,))
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, at most {max_pixels} are decoded")
