@@ -17,10 +17,12 @@ from glr_assets.serving.app import Service, build_service
 from glr_assets.serving.limits import Limits
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
+from glr_assets.serving.sockets import listen, url_of
 from glr_assets.store import Store
 
 KEEP_ALIVE_SECONDS: Final = 5
 SHUTDOWN_SECONDS: Final = 10
+log = logging.getLogger(__name__)
 
 
 def serve(store: Store, host: str, port: int, token: str | None, limits: Limits | None = None) -> None:
@@ -34,7 +36,7 @@ def serve(store: Store, host: str, port: int, token: str | None, limits: Limits 
         limits: what is taken.
 
     Raises:
-        SettingsError: other machines would be let in without a token.
+        SettingsError: other machines would be let in without a token, or the port cannot be had.
         MissingInputError: nothing has ever been made in the store.
     """
     access = Access.at(host, token)
@@ -42,19 +44,23 @@ def serve(store: Store, host: str, port: int, token: str | None, limits: Limits 
         raise MissingInputError(
             f"{store.url}: nothing has been made there; check --store or GLR_STORE, or make it by `glr demo`"
         )
+    # Before anything is loaded: uvicorn would bind after it, and end only when all that was started has.
+    sockets = listen(host, port)
     limits = limits or Limits()
     threads_each = max(1, (os.cpu_count() or 1) // limits.computing)
     service = build_service(Live(store), limits, access, threads_each=threads_each)
-    logging.getLogger("glr_assets").addHandler(_handler())
-    uvicorn.Server(config(service, host, port)).run()
+    logger = logging.getLogger("glr_assets")
+    logger.addHandler(_handler())
+    logger.setLevel(logging.INFO)
+    for one in sockets:
+        log.info("listening on %s (Ctrl-C ends it)", url_of(one))
+    uvicorn.Server(config(service)).run(sockets)
 
 
-def config(service: Service, host: str, port: int, **options: Any) -> uvicorn.Config:
+def config(service: Service, **options: Any) -> uvicorn.Config:
     """How uvicorn runs a service."""
     return uvicorn.Config(
         service,
-        host=host,
-        port=port,
         http=protocol(service.limits.header_seconds),
         ws="none",
         server_header=False,

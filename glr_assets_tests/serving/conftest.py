@@ -23,6 +23,7 @@ from glr_assets.serving.limits import Limits
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
 from glr_assets.serving.server import config
+from glr_assets.serving.sockets import listen
 from glr_assets.source import open_source
 from glr_assets.source.pack import pack
 from glr_assets.store import Store
@@ -128,19 +129,20 @@ def photo(sharp_photos: Path) -> bytes:
 
 
 @pytest.fixture
-def listening(free_tcp_port: int) -> Callable[..., object]:
+def listening() -> Callable[..., object]:
     """A context in which a service listens on loopback; gives its port."""
 
     @contextmanager
     def running(service: Service) -> Iterator[int]:
-        server = uvicorn.Server(config(service, "127.0.0.1", free_tcp_port, log_level="error"))
-        thread = threading.Thread(target=server.run, daemon=True)
+        server = uvicorn.Server(config(service, log_level="error"))
+        (listener,) = listen("127.0.0.1", 0)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
         try:
-            yield free_tcp_port
+            yield listener.getsockname()[1]
         finally:
             server.should_exit = True
             thread.join()

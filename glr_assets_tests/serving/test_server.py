@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -18,11 +19,13 @@ from typing import Any
 import httpx
 import pytest
 
+from glr_assets.errors import SettingsError
 from glr_assets.serving.app import build_service
 from glr_assets.serving.client import Client
 from glr_assets.serving.limits import Limits, RefusedError
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
+from glr_assets.serving.sockets import listen, url_of
 from glr_assets_tests.serving.conftest import Served
 
 Listening = Callable[..., Any]
@@ -231,6 +234,51 @@ def test_the_command_refuses_a_store_that_was_never_made(tmp_path: Path) -> None
     assert told.count("\n") == 1
     assert f"{tmp_path}/nowhere: nothing has been made there" in told
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_command_ends_at_once_where_the_port_is_taken(served_once: Served, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        process = glr("--host", host, "--port", str(other.getsockname()[1]), "--store", served_once.store.url)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert told.count("\n") == 1
+    assert told.startswith("error: cannot listen")
+    assert "another program listens there" in told
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("192.0.2.1", "no such address"),
+        ("nowhere.invalid", "no such host"),
+        ("a" * 300, "no such host"),
+        ("x\x1b[2J", "no such host"),
+        ("", "no such host"),
+    ],
+)
+def test_where_it_cannot_listen_is_told(host: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why) as caught:
+        listen(host, 0)
+    assert str(caught.value).isprintable()
+
+
+def test_a_port_without_permission_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refused)
+    with pytest.raises(SettingsError, match="choose a --port from 1024 on"):
+        listen("127.0.0.1", 80)
+
+
+def test_every_address_of_a_host_is_listened_at_on_one_port() -> None:
+    found = listen("localhost", 0)
+    ports = {one.getsockname()[1] for one in found}
+    assert len(ports) == 1
+    assert all(url_of(one).startswith(("http://127.0.0.1:", "http://[::1]:")) for one in found)
+    for one in found:
+        one.close()
 
 
 def test_the_command_serves_a_store_and_ends_when_told(served_once: Served, free_tcp_port: int, photo: bytes) -> None:
