@@ -65,7 +65,7 @@ class Service(FastAPI):
     """
 
     def __init__(self, live: Live, limits: Limits, access: Access, threads_each: int | None = None) -> None:
-        self.live, self.limits, self.metrics = live, limits, Metrics()
+        self.live, self.limits, self.metrics = live, limits, Metrics(live)
         self.computing = Slots(
             limits.computing + limits.waiting, "busy", "busy: as many photographs as can be are being looked at"
         )
@@ -276,7 +276,9 @@ def _add_probes(service: Service) -> None:
         if current is None:
             raise RefusedError(503, "not_ready", "not ready: no index is loaded yet", retry_after=5)
         of = current.recogniser
-        return Ready(version=of.version, images=len(of), landmarks=of.landmarks)
+        return Ready(
+            version=of.version, images=len(of), landmarks=of.landmarks, stale=service.live.stale_since is not None
+        )
 
     @service.get(
         "/metrics",
@@ -285,7 +287,7 @@ def _add_probes(service: Service) -> None:
         summary="Counters in Prometheus' text format",
     )
     async def metrics() -> Response:
-        return Response(service.metrics.text(service.live), media_type=CONTENT_TYPE_METRICS)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_METRICS)
 
 
 def _answered(

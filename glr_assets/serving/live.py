@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +22,15 @@ from glr_assets.serving.recogniser import MADE_FROM, Recogniser, Timings
 from glr_assets.store import Store
 
 EVERY_SECONDS: Final = 5.0
+FAILURES: Final = ("incomplete", "unreadable", "unexpected")
+"""Why a load fails: an asset is missing or of another making; a file is damaged, or the store cannot be read; any other
+exception."""
+
+#: Seconds between attempts to load the same files.
+MOST_PATIENCE: Final = 300.0
+#: Reasons that differ in numbers alone, as ports and sizes, are one; so many are logged until a load succeeds.
+_NUMBERS: Final = re.compile(r"\d+")
+_MOST_REASONS: Final = 20
 log = logging.getLogger(__name__)
 
 
@@ -35,57 +47,66 @@ class Live:
 
     An asset that is being made has no receipt, and one whose parts are of different makings is refused; in both cases
     what is loaded stays. Whoever has taken `current` goes on with it.
+
+    Attributes:
+        current: what is in use; None until a first load succeeds.
+        loads: times that something was loaded and put into use.
+        failures: failed attempts to load by kind, one of `FAILURES`.
+        stale_since: Unix time of the first of the failures since the last success; None after a success.
+        checked: Unix time of the last comparison with the store that succeeded; 0 before the first.
     """
 
-    def __init__(self, store: Store, told: Callable[[str], None] = log.warning) -> None:
+    def __init__(self, store: Store, warn: Callable[[str], None] = log.warning) -> None:
         """Nothing is loaded yet.
 
         Args:
             store: what is watched.
-            told: given a line when something stands in the way, and not again for the same.
+            warn: receives a line for each new reason of a failure.
         """
         self.current: Generation | None = None
-        self.loads = self.failures = 0
-        self._store, self._told = store, told
+        self.loads, self.failures = 0, Counter[str]()
+        self.stale_since: float | None = None
+        self.checked = 0.0
+        self._store, self._warn = store, warn
         self._stamps: tuple[object, ...] | None = None
-        self._obstacle = ""
+        self._reasons: set[str] = set()
+        self._failed_stamps: tuple[object, ...] | None = None
+        self._attempts, self._retry_at = 0, 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def refresh(self) -> bool:
-        """Load what has changed, beside what is in use; returns whether it took its place."""
+    def refresh(self, *, patient: bool = False) -> bool:
+        """Load what has changed, beside what is in use; no exception leaves it.
+
+        Args:
+            patient: whether files that failed to load, and whose receipts are unchanged since, are left alone for a
+                while: 5 s after the first failure, then twice as long after each, at most `MOST_PATIENCE`.
+
+        Returns:
+            Whether something new was put into use.
+        """
         with self._lock:
+            stamps: tuple[object, ...] | None = None
             try:
                 stamps = self._looked()
                 if stamps == self._stamps:
+                    self._succeeded()
                     return False
-                loaded = Recogniser.open(self._store)
-                generation = Generation(loaded, LookAlikes(self._store, loaded))
-                _warm(generation.recogniser)
-                if loaded.witness.comparer is not None:
-                    _compile_matching(generation)
+                if patient and stamps == self._failed_stamps and time.monotonic() < self._retry_at:
+                    return False
+                generation = self._loaded()
                 if self._looked() != stamps:
                     raise MissingInputError(f"{self._store.url}: made anew while it was read; it is read again")
-            except (GlrError, OSError, RuntimeError, ValueError, KeyError) as error:
-                # The last three are of files that are well formed and not what they should be.
-                self._stumbled(str(error))
+            except BaseException as error:  # noqa: BLE001 - panics of compiled libraries are no Exceptions
+                self._failed(error, stamps)
                 return False
-            self._stamps, self._obstacle = stamps, ""
-            if self.current is not None and self.current.recogniser.version == loaded.version:
+            self._stamps = stamps
+            self._succeeded()
+            if self.current is not None and self.current.recogniser.version == generation.recogniser.version:
                 return False  # made again as it was
             self.current = generation
             self.loads += 1
             return True
-
-    def prepare_matching(self) -> None:
-        """Compile what compares local features: it takes seconds, in which all but matches is answered."""
-        current = self.current
-        if current is None:
-            return
-        try:
-            _compile_matching(current)
-        except GlrError as error:
-            self._stumbled(str(error))
 
     def watch(self, seconds: float = EVERY_SECONDS) -> threading.Thread:
         """Refresh at once and then every so many seconds, in a thread of its own, until `stop`."""
@@ -94,8 +115,8 @@ class Live:
         def watching() -> None:
             prepared = False
             while True:
-                if self.refresh() and not prepared:
-                    self.prepare_matching()
+                if self.refresh(patient=True) and not prepared:
+                    self._prepare_matching()
                     prepared = True
                 if stopped.wait(seconds):
                     return
@@ -119,11 +140,53 @@ class Live:
             found.append((info["size"], info.get("ETag"), info.get("mtime"), info.get("ino")))
         return tuple(found)
 
-    def _stumbled(self, obstacle: str) -> None:
-        if obstacle != self._obstacle:
-            self.failures += 1
-            self._told(obstacle)
-        self._obstacle = obstacle
+    def _loaded(self) -> Generation:
+        loaded = Recogniser.open(self._store)
+        generation = Generation(loaded, LookAlikes(self._store, loaded))
+        _warm(generation.recogniser)
+        if loaded.witness.comparer is not None:
+            _compile_matching(generation)
+        return generation
+
+    def _prepare_matching(self) -> None:
+        """Compile what compares local features: it takes seconds, in which all but matches is answered."""
+        try:
+            if self.current is not None:
+                _compile_matching(self.current)
+        except BaseException as error:  # noqa: BLE001
+            self._failed(error, None)
+
+    def _succeeded(self) -> None:
+        self.stale_since, self.checked = None, time.time()
+        self._failed_stamps, self._attempts = None, 0
+        self._reasons.clear()
+
+    def _failed(self, error: BaseException, stamps: tuple[object, ...] | None) -> None:
+        """Count a failure, and log it unless one of its kind has been since the last success."""
+        kind = _kind_of(error)
+        self.failures[kind] += 1
+        self.stale_since = self.stale_since or time.time()
+        self._attempts = self._attempts + 1 if stamps is not None and stamps == self._failed_stamps else 0
+        self._failed_stamps = stamps
+        self._retry_at = time.monotonic() + min(EVERY_SECONDS * 2**self._attempts, MOST_PATIENCE)
+        text = str(error) if isinstance(error, GlrError) else f"{type(error).__name__}: {error}"
+        reason = _NUMBERS.sub("#", text)
+        if reason in self._reasons or len(self._reasons) >= _MOST_REASONS:
+            return
+        self._reasons.add(reason)
+        self._warn(text)
+        if kind == "unexpected":
+            log.error("an index was not loaded", exc_info=error)
+
+
+def _kind_of(error: BaseException) -> str:
+    if isinstance(error, MissingInputError):
+        return "incomplete"
+    if isinstance(error, RecursionError):  # a RuntimeError
+        return "unexpected"
+    # The last three are of files that are well formed and not what they should be.
+    unreadable = (GlrError, OSError, RuntimeError, ValueError, KeyError)
+    return "unreadable" if isinstance(error, unreadable) else "unexpected"
 
 
 def _warm(recogniser: Recogniser) -> None:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glr_assets.serving.live import Live
+from glr_assets.serving.live import FAILURES, Live
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class _LoadFailures(Collector):
+    """What `live` has counted, as Prometheus wants it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        found = CounterMetricFamily("glr_index_load_failures", "Failed attempts to load an index", labels=["kind"])
+        for kind in FAILURES:
+            found.add_metric([kind], self._live.failures[kind])
+        yield found
 
 
 class Metrics:
     """Counters of one service, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: Live) -> None:
+        self._live = live
         self.registry = CollectorRegistry()
+        self.registry.register(_LoadFailures(live))
         self.requests = Counter(
             "glr_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
         )
@@ -34,18 +51,23 @@ class Metrics:
         self.arriving = Gauge("glr_arriving", "Bodies that are arriving", registry=self.registry)
         self._images = Gauge("glr_index_images", "Photographs that are searched", registry=self.registry)
         self._loads = Gauge("glr_index_loads", "Times that an index was taken up", registry=self.registry)
-        self._failures = Gauge("glr_index_obstacles", "Things that stood in the way of one", registry=self.registry)
+        self._stale = Gauge("glr_index_stale", "1 while a newer index cannot be loaded", registry=self.registry)
+        self._checked = Gauge(
+            "glr_index_checked_timestamp_seconds", "Last successful look at the store", registry=self.registry
+        )
         self._version = Gauge("glr_index_info", "1 of what is searched", ["version"], registry=self.registry)
 
-    def text(self, live: Live) -> bytes:
+    def text(self) -> bytes:
         """All of it in Prometheus' text format."""
+        live = self._live
         self._version.clear()
         current = live.current
         if current is not None:
             self._version.labels(current.recogniser.version).set(1)
         self._images.set(0 if current is None else len(current.recogniser))
         self._loads.set(live.loads)
-        self._failures.set(live.failures)
+        self._stale.set(live.stale_since is not None)
+        self._checked.set(live.checked)
         return generate_latest(self.registry)
 
     def took(self, seconds: Mapping[str, float]) -> None:

@@ -103,3 +103,7 @@ class Ready(Document):
     version: str = Field(description="digest of the index and all it is answered with", examples=["5c1f0e9b7a34"])
     images: int = Field(description="photographs that are searched")
     landmarks: int = Field(description="landmarks they show")
+    stale: bool = Field(
+        description="whether the store has changed and the change cannot be loaded; the log and the metric "
+        "glr_index_load_failures_total give the reason, and answers are of the index that was loaded before"
+    )

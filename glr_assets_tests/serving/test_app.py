@@ -202,8 +202,16 @@ def test_without_an_index_the_service_lives_and_is_not_ready(served: Served, bui
     served.index_again()
     live.refresh()
     ready = client.get("/ready").json()
-    assert (ready["status"], ready["landmarks"]) == ("ready", 4)
+    assert (ready["status"], ready["landmarks"], ready["stale"]) == ("ready", 4, False)
     assert ask(client, photo).status_code == 200
+    # What cannot be loaded later leaves it ready, and is told.
+    served.store.remove(receipt_path("faiss_index"))
+    live.refresh()
+    assert client.get("/ready").json() == ready | {"stale": True}
+    assert ask(client, photo).status_code == 200
+    metrics = client.get("/metrics").text
+    assert "\nglr_index_stale 1.0\n" in metrics
+    assert '\nglr_index_load_failures_total{kind="incomplete"} 2.0\n' in metrics
 
 
 def test_one_more_than_there_are_places_is_told_to_come_back(build: Build, photo: bytes) -> None:
