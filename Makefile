@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow lint format bench bench-ingest bench-curation bench-verification bench-training \
+.PHONY: help setup demo dev test test-slow fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
 	bench-search bench-backfill bench-serving bench-openimages audit constraints image clean
 
 help: ## show this
@@ -41,6 +41,9 @@ test: lint ## lint, then every test that is not slow
 
 test-slow: setup ## the slow tests: real training, kills at random moments, the photographs beside the checkout
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+fetch-pictures: ## the test pictures of imaging projects, from Debian's source packages, for the slow tests of codecs
+	infra/fetch_pictures.sh .pictures
 
 format: setup ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .

@@ -168,6 +168,9 @@ def _otherwise(data: bytes, name: str, max_pixels: int) -> Picture | None:
         # A chunk that is not needed may be damaged, or the end of the file be missing.
         with suppress(*DECODER_ERRORS):
             return _opened(mending.bare_png(data), name, max_pixels)
+        with suppress(*DECODER_ERRORS):
+            unprofiled = _opened(mending.bare_png(data, profile=False), name, max_pixels)
+            return replace(unprofiled, note=color.IGNORED)
         return _opened(mending.mended_png(data), name, max_pixels, mended=True)
     deeper = {"TIFF": deep.tiff, "BMP": deep.bitfields}.get(name, lambda _: None)(data)
     if deeper is not None:
@@ -191,8 +194,10 @@ def _opened(data: bytes, name: str, max_pixels: int, mended: bool = False) -> Pi
         profile, note = _profile(image, image.info.get("icc_profile") or b"")
         if name == "PNG":
             _scale_key(image, data[24])
-        if name == "TGA" and data[16] == 16 and image.mode == "RGBA" and not data[17] & 0x0F:
-            return Picture(image.convert("RGB"), name, turn, profile, note, mended)  # its 16th bit means nothing
+        # Its 16th bit is said to mean nothing, or is never set.
+        unused = name == "TGA" and data[16] == 16 and image.mode == "RGBA"
+        if unused and (not data[17] & 0x0F or image.getchannel("A").getextrema() == (0, 0)):
+            return Picture(image.convert("RGB"), name, turn, profile, note, mended)
         return Picture(image, name, turn, profile, note, mended)
 
 

@@ -89,18 +89,23 @@ def _least_bits(data: bytes) -> str:
     return f"the last bits of {share:.0%}" if share else ""
 
 
-def bare_png(data: bytes) -> bytes:
+def bare_png(data: bytes, profile: bool = True) -> bytes:
     """A PNG without the chunks that do not change how its picture is shown, and with an end.
+
+    Args:
+        data: the whole file.
+        profile: whether its color profile is kept.
 
     Raises:
         OSError: it is no PNG.
     """
     if data[:8] != _PNG_START or data[12:16] != b"IHDR":
         raise OSError("a PNG without a header")
+    shown = _SHOWN if profile else _SHOWN - {b"iCCP"}
     kept, at = [_PNG_START], 8
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind in _SHOWN and at + 12 + length <= len(data):
+        if kind in shown and at + 12 + length <= len(data):
             kept.append(data[at : at + 12 + length])
         at += 12 + length
     return b"".join([*kept, _chunk(b"IEND", b"")])
@@ -124,7 +129,7 @@ def mended_png(data: bytes) -> bytes:
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IDAT":
             coded.append(data[at + 8 : at + 8 + length])
-        elif kind in _SHOWN and not coded and at + 12 + length <= len(data):
+        elif kind in _SHOWN - {b"iCCP"} and not coded and at + 12 + length <= len(data):
             kept.append(data[at : at + 12 + length])
         at += 12 + length
     unpacked = _unpacked(coded, line * height)

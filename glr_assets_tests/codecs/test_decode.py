@@ -334,6 +334,23 @@ def test_a_damaged_chunk_that_is_not_needed_does_not_cost_a_png() -> None:
         assert np.array_equal(shown(data[:33] + more + data[33:]), np.asarray(image))
 
 
+def test_a_profile_too_large_to_unpack_is_ignored() -> None:
+    image = smooth()
+    data = encoded(image, "PNG")
+    large = chunk(b"iCCP", b"a\0\0" + zlib.compress(ADOBE_RGB + bytes(2_000_000)))
+    found = decode(data[:33] + large + data[33:], PIXELS)
+    assert found.note == color.IGNORED
+    assert np.array_equal(np.asarray(found.rgb()), np.asarray(image))
+
+
+def test_a_tga_of_16_bits_whose_last_is_not_used_is_opaque() -> None:
+    samples = np.random.default_rng(2).integers(0, 32, (5, 7, 3))
+    words = (samples[..., 0] << 10 | samples[..., 1] << 5 | samples[..., 2]).astype("<u2")
+    for alpha_bits in (0, 1):
+        head = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 7, 5, 16, 0x20 | alpha_bits)
+        assert np.abs(shown(head + words.tobytes()) - samples * 255 / 31).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["BMP", "PPM"])
 def test_plain_samples_may_lack_their_last(kind: str) -> None:
     image = smooth((60, 100))
