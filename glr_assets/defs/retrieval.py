@@ -213,6 +213,7 @@ def retrieval_submission(
     deps=[
         "submission",
         "retrieval_submission",
+        "recognition_model",
         "recognition_solution",
         "retrieval_solution",
         "landmark_labels",

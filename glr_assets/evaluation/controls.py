@@ -126,7 +126,11 @@ def neighbours_by(
     recipe: Retrieval,
     seed: int,
 ) -> Control:
-    """What the same search and penalties answer with another embedder, as one that has learnt nothing."""
+    """What the neighbours of another embedder, as one that has learned nothing, answer: no model is fitted to it.
+
+    Penalties that the recipe would learn are fixed here.
+    """
+    recipe = recipe.model_copy(update={"penalties": "off" if recipe.penalties == "off" else "fixed"})
     images = searched_images(manifest, recipe.per_landmark, seed)
     train = _embedded(store, "train", images["id"].to_pylist(), embed)
     test = _embedded(store, "test", sorted({*asked.recognition, *asked.retrieval, *non_landmark_ids}), embed)
@@ -145,13 +149,8 @@ def by_neighbours(
     index: PenalisedIndex, non_landmarks: NonLandmarks, queries: Vectors, recipe: Retrieval
 ) -> list[Prediction]:
     """The answers of neighbours alone, as a recipe sums their scores."""
-    plain = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
-    return by_witness(Witness(index, non_landmarks, recipe), plain, queries)
-
-
-def by_witness(witness: Witness, model: RecognitionModel, queries: Vectors) -> list[Prediction]:
-    """The answers of a model to what speaks for landmarks, local features left out."""
-    answers = map(model.ranked, witness.of(queries))
+    plain = RecognitionModel(penalties=recipe.penalties, calibration=Calibration(slope=1, intercept=0))
+    answers = map(plain.ranked, Witness(index, non_landmarks, recipe).of(queries))
     return [Prediction(found.id, found.landmark_id, found.score) for found, *_ in filter(None, answers)]
 
 

@@ -37,12 +37,13 @@ from glr_assets.plots import Thumbnail, bars, gallery
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Recipe
 from glr_assets.retrieval.embeddings import Embed
+from glr_assets.retrieval.recognition_model import need_model_of
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"
@@ -61,8 +62,11 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
     Args:
         store: the store.
-        recipe: `[retrieval]` and `[evaluation]`.
+        recipe: `[retrieval]`, `[verification]` and `[evaluation]`.
         untrained: opens the untrained embedder; called only where controls are asked for.
+
+    Raises:
+        MissingInputError: an input has not been made, or the recognition model is of another recipe.
     """
 
     def build(writer: Writer) -> Summary:
@@ -88,8 +92,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
             scores |= {"RootSIFT vote": recognition_scores(votes, solution)}
         retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
         map100 = retrieval_scores(retrieved, retrieval).map100 if asks_index else None
-        tests = [name for name in inputs if name.startswith("test_embeddings/")]
-        told, steps = write_steps(store, writer, tests, recipe.retrieval, predictions, solution)
+        told, steps = write_steps(store, writer, list(embeddings), recipe.retrieval, predictions, solution)
         document = _document(scores, maps | {"embedder": map100}) | told
         document |= {"left_out": [part.as_json() for part in unscored], "queries_digest": queries_digest(solution)}
         writer.json(REPORT, document)
@@ -110,6 +113,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
     names += ["image_catalog", "index_metadata", "embedder", "faiss_index", "non_landmark_embeddings"]
+    names += ["recognition_model"]
     names += [recipe.retrieval.manifest]
     parameters: dict[str, Any] = {
         "evaluation": recipe.evaluation.model_dump(),
@@ -118,6 +122,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
     if recipe.evaluation.controls:
         parameters |= {"embedder": recipe.embedder.model_dump(), "seed": recipe.seed}
     embeddings = embeddings_of(store)
+    need_model_of(store, recipe)
     inputs = need_receipts(store, *names) | embeddings
     folder = evaluated_folder(store)
     return make(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from glr_assets import markdown
-from glr_assets.evaluation.controls import by_neighbours, by_witness
 from glr_assets.evaluation.metrics import (
     Prediction,
     global_average_precision,
@@ -25,11 +25,18 @@ from glr_assets.plots import bars, lines, reliability
 from glr_assets.receipts import Summary, Writer
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.answering import Witness
-from glr_assets.retrieval.embeddings import NonLandmarks, Vectors, read_embeddings, read_non_landmarks
+from glr_assets.retrieval.embeddings import read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import open_index
-from glr_assets.retrieval.recognition_model import open_model
+from glr_assets.retrieval.model import RecognitionModel, fit_model, fit_neighbours
+from glr_assets.retrieval.recognition_model import (
+    Fit,
+    evidence_of_samples,
+    fit_of,
+    open_model,
+    read_sample_queries,
+    uses_model,
+)
 from glr_assets.retrieval.schemas import ANSWERS
-from glr_assets.retrieval.scoring import PenalisedIndex
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets.training.group_map import expected_calibration_error
@@ -60,41 +67,93 @@ def figures_of(predictions: Sequence[Prediction], solution: Mapping[str, frozens
     }
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of the ablation.
+
+    Attributes:
+        name: what it adds to the step before it.
+        recipe: `[retrieval]` by which is searched.
+        fit: fits the step's model.
+    """
+
+    name: str
+    recipe: Retrieval
+    fit: Fit
+
+
+def steps_of(recipe: Retrieval, *, classes: bool) -> list[Step]:
+    """The steps from the sum of the neighbors to the recipe's own way, each of which changes one thing.
+
+    Neighbors are summed until the step `+ recognition model`, which changes the rule of scoring alone; steps after it
+    add features to that model.
+
+    Args:
+        recipe: `[retrieval]`.
+        classes: whether there are class logits.
+    """
+    off = recipe.model_copy(update={"penalties": "off"})
+    once = off.model_copy(update={"expansion": 0})
+    by_sum: Fit = partial(fit_neighbours, penalties="off")
+    steps = [Step("neighbours", once, by_sum)]
+    if recipe.expansion:
+        steps.append(Step("+ query expansion", off, by_sum))
+    by_model = uses_model(recipe, classes=classes)
+    if by_model:
+        steps.append(Step("+ recognition model", off, partial(fit_model, penalties="off", geometry=False)))
+    if recipe.penalties != "off":
+        fit = partial(fit_model, geometry=False) if by_model else fit_neighbours
+        steps.append(Step(f"+ {recipe.penalties} penalties", recipe, partial(fit, penalties=recipe.penalties)))
+    if classes:
+        fit = partial(fit_model, penalties=recipe.penalties, classes=True, geometry=False)
+        steps.append(Step("+ class logits", recipe, fit))
+    if recipe.rerank:
+        steps.append(Step("+ local features", recipe, fit_of(recipe, classes=classes)))
+    return steps
+
+
 def ablation(
     store: Store,
-    test_embeddings: Sequence[str],
+    embeddings: Sequence[str],
     recipe: Retrieval,
     predictions: Sequence[Prediction],
     solution: RecognitionSolution,
-) -> dict[str, Figures]:
-    """Figures by step, each with all steps before it; the last are those of the submission.
+) -> tuple[dict[str, Figures], dict[str, RecognitionModel]]:
+    """Figures and fitted models by step, each with all steps before it; the last are those of the submission.
+
+    The model of every step is fitted on the same samples, those of `recognition_model`.
 
     Args:
         store: the store.
-        test_embeddings: names of the shards' embeddings.
+        embeddings: names of the train and test shards' embeddings.
         recipe: `[retrieval]`.
         predictions: of the submission.
-        solution: the published answers.
+        solution: the scored queries.
     """
-    queries = read_embeddings(store, test_embeddings, solution.landmarks)
+    train, test = (
+        [name for name in embeddings if name.startswith(f"{split}_embeddings/")] for split in ("train", "test")
+    )
+    queries = read_embeddings(store, test, solution.landmarks)
     index = open_index(store)
-    plain = PenalisedIndex(index.ids, index.landmark_ids, index.vectors, np.zeros(len(index), np.float32))
-    nobody = NonLandmarks(Vectors([], np.zeros((0, index.dimensions), np.float32)))
     gallery = read_non_landmarks(store, index.dimensions)
-    once = recipe.model_copy(update={"expansion": 0})
-    found = {"neighbours": by_neighbours(plain, nobody, queries, once)}
-    if recipe.expansion:
-        found["+ query expansion"] = by_neighbours(plain, nobody, queries, recipe)
-    found["+ penalties"] = by_neighbours(index, gallery, queries, recipe)
+    samples, landmark_of = read_sample_queries(store, train, gallery)
     centres = open_centres(store) if recipe.class_logits else None
-    if centres is not None and recipe.rerank:
-        witness = Witness(index, gallery, recipe, centres=centres)
-        found["+ class logits"] = by_witness(witness, open_model(store), queries)
-    elif centres is not None:
-        found["+ class logits"] = list(predictions)
-    if recipe.rerank:
-        found["+ local features"] = list(predictions)
-    return {step: figures_of(answers, solution.landmarks) for step, answers in found.items()}
+    *steps, last = steps_of(recipe, classes=centres is not None)
+    found: dict[str, list[Prediction]] = {step.name: [] for step in steps}
+    models: dict[str, RecognitionModel] = {}
+    # Steps that search alike differ in their models alone, and are answered in one pass.
+    for _, alike in groupby(steps, key=lambda step: (step.recipe.penalties == "fixed", step.recipe.expansion)):
+        together = list(alike)
+        witness = Witness(index, gallery, together[0].recipe, centres=centres, every_candidate=True)
+        fitted_on = evidence_of_samples(witness, samples, landmark_of)
+        models |= {step.name: step.fit(fitted_on.evidence, fitted_on.shown) for step in together}
+        for evidence in witness.of(queries):
+            for step in together:
+                best = next(iter(models[step.name].ranked(evidence)), None)
+                if best is not None:
+                    found[step.name].append(Prediction(best.id, best.landmark_id, best.score))
+    found[last.name], models[last.name] = list(predictions), open_model(store)
+    return {step: figures_of(answers, solution.landmarks) for step, answers in found.items()}, models
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +236,7 @@ def by_kind(
 def write_steps(
     store: Store,
     writer: Writer,
-    test_embeddings: Sequence[str],
+    embeddings: Sequence[str],
     recipe: Retrieval,
     predictions: Sequence[Prediction],
     solution: RecognitionSolution,
@@ -186,7 +245,7 @@ def write_steps(
 
     Arguments are those of `ablation`.
     """
-    steps = ablation(store, test_embeddings, recipe, predictions, solution)
+    steps, models = ablation(store, embeddings, recipe, predictions, solution)
     confidence = Confidence.of(store, solution.landmarks)
     kinds = by_kind(store, predictions, solution.landmarks)
     writer.json(ABLATION, steps)
@@ -204,7 +263,8 @@ def write_steps(
     gaps = [figures["gap"] for figures in steps.values()]
     summary: Summary = {"ece": told["ece"]}
     summary |= {f"gap by {step}": gap for step, gap in zip(steps, gaps, strict=True)}
-    return {"ablation": steps, "confidence": told, **kinds}, summary
+    weights = {step: model.weights for step, model in models.items()}
+    return {"ablation": steps, "ablation_weights": weights, "confidence": told, **kinds}, summary
 
 
 def _ablation_table(steps: Mapping[str, Figures]) -> str:

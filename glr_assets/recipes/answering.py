@@ -13,7 +13,7 @@ ExportOrder = Literal["shuffled", "balanced", "id"]
 
 
 class Retrieval(Section):
-    """Neighbours and the non-landmark penalty."""
+    """Neighbours and the non-landmark penalties."""
 
     manifest: ManifestName = Field("train_manifest", description="the curated set that is searched")
     per_landmark: int = Field(5, ge=0, description="images a landmark that are searched; 0 = all")
@@ -23,6 +23,12 @@ class Retrieval(Section):
     index_memory: int = Field(8192, ge=1, le=2**20, description="MiB of memory that the index may take")
     index_recall: float = Field(
         0.99, gt=0, le=1, description="share of the five nearest that an index other than flat shall find"
+    )
+    penalties: Literal["learned", "fixed", "off"] = Field(
+        "learned",
+        description="learned: likeness to non-landmarks counts by weights that recognition_model fits, never negative "
+        "and possibly 0, and changes no search; fixed: the search ranks by cosine - B and C is subtracted from every "
+        "score, as in the published neighbor notebooks; off: it does not count",
     )
     train_penalty_top: int = Field(5, ge=1, description="B: mean of a train image's best cosines to non-landmarks")
     query_penalty_top: int = Field(10, ge=1, description="C: mean of a query's best cosines to non-landmarks")

@@ -13,7 +13,7 @@ from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
 from glr_assets.retrieval.expansion import expanded
 from glr_assets.retrieval.local import QUERIES_AT_ONCE, Comparer, Counts
-from glr_assets.retrieval.scoring import QUERY_BLOCK, SCORE_DECIMALS, PenalisedIndex, support
+from glr_assets.retrieval.scoring import QUERY_BLOCK, SCORE_DECIMALS, Floats, PenalisedIndex, support
 from glr_assets.training.centres import ClassCentres
 from glr_assets.verification.matching import Prepared
 
@@ -34,8 +34,10 @@ class Evidence:
         landmark_ids: int64 [l], ascending.
         neighbours: float64 [l], the support of the landmark's images among the first neighbours (`scoring.support`);
             -inf where none is among them.
-        best: float64 [l], the best cosine - B of the landmark's candidates.
-        inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer.
+        best: float64 [l], the best score of the landmark's candidates: the cosine, less B where penalties are fixed.
+        best_penalty: float64 [l], B of that candidate, its likeness to non-landmarks.
+        inliers: int32 [l, TOLD], of its candidates that agree most, descending, 0 where there are fewer; absent where
+            local features are not compared.
         classes: float64 [l], the cosine to the nearest centre of the landmark in the embedder's head, its class
             logit, and nan where the head does not know the landmark; absent where the embedder has no head, or the
             recipe does not ask for it.
@@ -46,7 +48,8 @@ class Evidence:
     landmark_ids: npt.NDArray[np.int64]
     neighbours: npt.NDArray[np.float64]
     best: npt.NDArray[np.float64]
-    inliers: Counts
+    best_penalty: npt.NDArray[np.float64]
+    inliers: Counts | None = None
     classes: npt.NDArray[np.float64] | None = None
 
 
@@ -60,6 +63,7 @@ class Witness:
         recipe: `[retrieval]`.
         comparer: compares local features with those of the first candidates; absent where none are.
         centres: the embedder's of its landmarks; absent where class logits do not count.
+        every_candidate: look at all `[retrieval] rerank` candidates, even where neither of the two is there.
     """
 
     index: PenalisedIndex
@@ -67,6 +71,18 @@ class Witness:
     recipe: Retrieval
     comparer: Comparer | None = None
     centres: ClassCentres | None = None
+    every_candidate: bool = False
+
+    @property
+    def penalty_weight(self) -> float:
+        """What B is multiplied by where the index is searched: 1 where the recipe fixes penalties, else 0."""
+        return 1.0 if self.recipe.penalties == "fixed" else 0.0
+
+    def search(
+        self, vectors: Floats, k: int, exclude_ids: Sequence[str] | None = None
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Scores and rows of the `k` best images of each query, as `PenalisedIndex.search`, by the recipe's score."""
+        return self.index.search(vectors, k, exclude_ids, penalty_weight=self.penalty_weight)
 
     def of(
         self, queries: Vectors, photographs: Photographs | None = None, *, leave_one_out: bool = False
@@ -92,7 +108,7 @@ class Witness:
     @property
     def _of_many(self) -> bool:
         """Whether all candidates of a query are looked at, not its first neighbours alone."""
-        return self.comparer is not None or self.centres is not None
+        return self.comparer is not None or self.centres is not None or self.every_candidate
 
     def _of_block(self, queries: Vectors, photographs: Photographs | None, leave_one_out: bool) -> Iterator[Evidence]:
         own = self.non_landmarks.penalties(queries, self.recipe.query_penalty_top)
@@ -100,12 +116,12 @@ class Witness:
         own_ids = queries.ids if leave_one_out else None
         asked = queries.vectors
         if self.recipe.expansion:
-            _, first = self.index.search(asked, self.recipe.expansion, own_ids)
+            _, first = self.search(asked, self.recipe.expansion, own_ids)
             asked = expanded(asked, self.index.vectors, first, self.recipe.expansion_power)
-        scores, rows = self.index.search(asked, wanted, own_ids)
+        scores, rows = self.search(asked, wanted, own_ids)
         if self.recipe.clip:
-            scores, rows = clipped(scores, rows, self.index.penalties)
-        inliers: Sequence[Counts] = [np.zeros(0, np.int32)] * len(rows)
+            scores, rows = clipped(scores, rows, self.index.penalties * np.float32(self.penalty_weight))
+        inliers: Sequence[Counts | None] = [None] * len(rows)
         if self.comparer is not None and photographs is not None:
             ids = [[self.index.ids[row] for row in found[: self.recipe.rerank] if row >= 0] for found in rows]
             inliers = self.comparer(list(photographs(queries.ids)), ids)
@@ -120,6 +136,7 @@ class Witness:
                 float(penalty),
                 of_query[known],
                 landmarks,
+                self.index.penalties[found[known]].astype(np.float64),
                 counts,
                 self.recipe.neighbours,
                 self.recipe.top_per_landmark,
@@ -160,7 +177,8 @@ def evidence_of(
     penalty: float,
     scores: npt.NDArray[np.float64],
     landmarks: npt.NDArray[np.int64],
-    inliers: Counts,
+    penalties: npt.NDArray[np.float64],
+    inliers: Counts | None,
     neighbours: int,
     top_per_landmark: int = 0,
 ) -> Evidence:
@@ -169,9 +187,10 @@ def evidence_of(
     Args:
         query: its id.
         penalty: C.
-        scores: float64 [n], cosine - B, the best first.
+        scores: float64 [n], the best first.
         landmarks: int64 [n] of the candidates.
-        inliers: int32 [m] of the first m <= n candidates.
+        penalties: float64 [n], B of the candidates.
+        inliers: int32 [m] of the first m <= n candidates; None where local features are not compared.
         neighbours: candidates whose scores are summed by landmark.
         top_per_landmark: of a landmark at most so many of them; 0 = all.
     """
@@ -179,10 +198,13 @@ def evidence_of(
     first = np.full(len(names), -np.inf)
     for landmark in np.unique(number[:neighbours]).tolist():
         first[landmark] = support(scores[:neighbours][number[:neighbours] == landmark].tolist(), top_per_landmark)
-    best = np.full(len(names), -np.inf)
-    np.maximum.at(best, number, scores)
+    # The first candidate of a landmark is its best.
+    at = np.unique(number, return_index=True)[1]
+    best, best_penalty = scores[at], penalties[at]
+    if inliers is None:
+        return Evidence(query, penalty, names, first, best, best_penalty)
     told = np.zeros((len(names), TOLD), np.int32)
     for landmark in np.unique(number[: len(inliers)][inliers > 0]).tolist():
         most = np.sort(inliers[number[: len(inliers)] == landmark])[::-1][:TOLD]
         told[landmark, : len(most)] = most
-    return Evidence(query, penalty, names, first, best, told)
+    return Evidence(query, penalty, names, first, best, best_penalty, told)

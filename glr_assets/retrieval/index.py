@@ -33,7 +33,7 @@ from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 #: An approximate index is measured by how many of so many nearest it finds, for so many images.
 NEAREST: Final = 5
 ASKED: Final = 400
@@ -91,7 +91,8 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
         non_landmarks = read_non_landmarks(store, train.vectors.shape[1])
         exact, of_images = build_index(images, train, non_landmarks, recipe)
         kind = chosen(recipe.index, len(exact), exact.dimensions + 1, recipe.index_memory * 2**20)
-        index, recall = (exact, 1.0) if kind == "flat" else approximate(exact, kind, recipe.index_recall, seed)
+        weight = 1.0 if recipe.penalties == "fixed" else 0.0
+        index, recall = (exact, 1.0) if kind == "flat" else approximate(exact, kind, recipe.index_recall, seed, weight)
         data = index.to_bytes()
         writer.write(INDEX_FILE, data)
         if index.proposer is not None:
@@ -118,7 +119,7 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
         }
 
     figures: Summary = {}
-    decided_by = {"manifest", "per_landmark", "train_penalty_top", "index", "index_memory", "index_recall"}
+    decided_by = {"manifest", "per_landmark", "train_penalty_top", "index", "index_memory", "index_recall", "penalties"}
     made = make(
         store,
         "faiss_index",
@@ -130,7 +131,9 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
     return made if made.reused else replace(made, run=figures)
 
 
-def approximate(exact: PenalisedIndex, kind: Kind, wanted: float, seed: int) -> tuple[PenalisedIndex, float]:
+def approximate(
+    exact: PenalisedIndex, kind: Kind, wanted: float, seed: int, penalty_weight: float = 1.0
+) -> tuple[PenalisedIndex, float]:
     """The same rows searched by an index of that kind, looking as hard as its recall wants, and that recall.
 
     Recall is the share of the `NEAREST` best of images of the index, drawn by seed, that it finds, themselves left out.
@@ -140,14 +143,16 @@ def approximate(exact: PenalisedIndex, kind: Kind, wanted: float, seed: int) -> 
         kind: not flat.
         wanted: recall.
         seed: of the draw.
+        penalty_weight: with which it will be searched, as `PenalisedIndex.search`.
     """
     ids = pa.array(exact.ids, pa.string())
     order = np.lexsort((fixed_width(ids), seeded_hash(ids, seed, "recall of the index")))[:ASKED]
     queries, names = exact.rows[order, :-1], [exact.ids[row] for row in order]
-    _, truth = exact.search(queries, NEAREST, names)
+    _, truth = exact.search(queries, NEAREST, names, penalty_weight=penalty_weight)
 
     def recall(proposer: Proposer) -> float:
-        _, found = exact.proposed_by(proposer).search(queries, NEAREST, names)
+        index = exact.proposed_by(proposer)
+        _, found = index.search(queries, NEAREST, names, penalty_weight=penalty_weight)
         known = truth >= 0
         same = (found[:, :, None] == truth[:, None, :]).any(axis=1)
         return float(same[known].mean()) if known.any() else 1.0

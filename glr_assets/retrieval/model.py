@@ -1,16 +1,21 @@
 """From what speaks for each landmark to one answer, and the probability that it is right.
 
 With neighbours alone an answer is the landmark whose neighbours score best, and its probability a logistic function of
-that score (`calibration`). With re-ranking, or the embedder's head, every landmark among a query's candidates has log
-weight w · features, "none of them" has log weight 0, and their shares of the exponentials are the probabilities: a
-conditional logit (McFadden, 1974) with an outside option. The features are
+that score (`calibration`). With re-ranking, the embedder's head or learned penalties, every landmark among a query's
+candidates has log weight w · features, "none of them" has log weight 0, and their shares of the exponentials are the
+probabilities: a conditional logit (McFadden, 1974) with an outside option. The features are
 
-- neighbours: the neighbours' support less the query's penalty C, in units of its spread over what the fit saw;
-- best: the best candidate's cosine - B, less C, alike;
-- classes: the landmark's class logit (`training.centres`), less C, alike, where the embedder has a head; of a landmark
+- neighbours: the neighbours' support, in units of its spread over what the fit saw;
+- best: the best candidate's cosine, alike;
+- classes: the landmark's class logit (`training.centres`), alike, where the embedder has a head; of a landmark
   that the head does not know, as one that joined later, the best candidate stands in for its centre;
+- index_penalty: -B of the best candidate, its likeness to non-landmarks, in the units of best;
+- query_penalty: -C, that of the query, alike: the same for all its landmarks, so it speaks for "none of them";
 - geometry: log(1 + the inliers over chance of the candidates that agree most), so that the tenth counts more than the
   hundredth, and one image that agrees well more than three by chance.
+
+Where penalties are fixed they are no features: B is subtracted from every cosine of a search and C from the first three
+features. Where they are off they do not count at all.
 
 It is fitted on photographs whose landmark is known, none of which finds itself, and on photographs of no landmark.
 Weights are never negative: more that speaks for a landmark never makes it less probable, nor another one more.
@@ -20,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +41,11 @@ Floats = npt.NDArray[np.float64]
 NEIGHBOURS: Final = "neighbours"
 BEST: Final = "best"
 CLASSES: Final = "classes"
+INDEX_PENALTY: Final = "index_penalty"
+QUERY_PENALTY: Final = "query_penalty"
 GEOMETRY: Final = "geometry"
+
+Penalties = Literal["learned", "fixed", "off"]
 
 #: Inliers of a candidate that count for nothing: 60 % of the landmarks that a query shows reach so many, and 3 % of the
 #: others among its candidates. Of 2 to 6 it was the likeliest on a nested split of training photographs.
@@ -45,7 +54,14 @@ CHANCE: Final = 6
 #: set has, teach little, and hundreds overrule it. Chosen on a nested split of training photographs, by the GAP of
 #: embedders from good to poor (one with more and more noise): of precisions from .1 to 5 no other did as well by all.
 #: Class logits came later, on three nested splits with networks trained from nothing.
-PRIOR: Final[Mapping[str, float]] = {NEIGHBOURS: 1.0, BEST: 3.5, CLASSES: 1.0, GEOMETRY: 2.0}
+PRIOR: Final[Mapping[str, float]] = {
+    NEIGHBOURS: 1.0,
+    BEST: 3.5,
+    CLASSES: 1.0,
+    INDEX_PENALTY: 0.0,
+    QUERY_PENALTY: 0.0,
+    GEOMETRY: 2.0,
+}
 PRECISION: Final = 1.0
 ODDS_DECIMALS: Final = 4
 """Decimals of log odds: by scales of about .1 and weights of a few they resolve what six decimals of a cosine do."""
@@ -58,6 +74,7 @@ class RecognitionModel(BaseModel):
     """Gives the landmarks of a query with their scores, the best first.
 
     Attributes:
+        penalties: how likeness to non-landmarks counts: `[retrieval] penalties`.
         weights: of the features by name; empty where neighbours alone decide.
         scales: what a feature is divided by.
         none: log weight of no landmark of the index.
@@ -66,6 +83,7 @@ class RecognitionModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    penalties: Penalties
     weights: dict[str, float] = {}
     scales: dict[str, float] = {}
     none: float = 0.0
@@ -74,12 +92,13 @@ class RecognitionModel(BaseModel):
     def ranked(self, evidence: Evidence) -> list[Recognition]:
         """Every landmark that something speaks for, the best first, equal scores by landmark id.
 
-        The score is the neighbours' less C, or, where there are weights, the log odds that the landmark is the one.
+        The score is the neighbours', less C where penalties are fixed; or, where there are weights, the log odds that
+        the landmark is the one.
         """
         if self.weights:
             scores = log_odds(self._log_weights(evidence), self.none).round(ODDS_DECIMALS)
         else:
-            scores = (evidence.neighbours - evidence.penalty).round(SCORE_DECIMALS)
+            scores = (evidence.neighbours - _subtracted(evidence, self.penalties)).round(SCORE_DECIMALS)
         # Adding 0 makes -0.0 of a rounded value 0.0.
         rounded = scores + 0.0
         found = [
@@ -100,7 +119,7 @@ class RecognitionModel(BaseModel):
         return found if self.weights else one_right(found)
 
     def _log_weights(self, evidence: Evidence) -> Floats:
-        columns = features_of(evidence)
+        columns = features_of(evidence, self.penalties)
         return np.asarray(
             sum(weight * columns[name] / self.scales[name] for name, weight in self.weights.items()), np.float64
         )
@@ -130,39 +149,79 @@ def log_odds(log_weights: Floats, none: float) -> Floats:
     return np.asarray(log_weights - logsumexp(others, axis=1), np.float64) if count else log_weights
 
 
-def features_of(evidence: Evidence) -> dict[str, Floats]:
-    """The features of each landmark [l], by name; not yet divided by their scales."""
+def _subtracted(evidence: Evidence, penalties: Penalties) -> float:
+    """What scores lose: C where penalties are fixed."""
+    return evidence.penalty if penalties == "fixed" else 0.0
+
+
+def features_of(evidence: Evidence, penalties: Penalties) -> dict[str, Floats]:
+    """The features of each landmark [l], by name; not yet divided by their scales.
+
+    Those that the evidence does not have, class logits and inliers, are left out.
+    """
+    less = _subtracted(evidence, penalties)
     support = np.where(np.isfinite(evidence.neighbours), evidence.neighbours, np.minimum(evidence.best, 0.0))
-    over = np.maximum(evidence.inliers.astype(np.float64) - CHANCE, 0.0)
-    found = {NEIGHBOURS: support - evidence.penalty, BEST: evidence.best - evidence.penalty}
+    found = {NEIGHBOURS: support - less, BEST: evidence.best - less}
     if evidence.classes is not None:
         known = np.isfinite(evidence.classes)
-        found[CLASSES] = np.where(known, evidence.classes, evidence.best) - evidence.penalty
-    return found | {GEOMETRY: np.log1p(over.sum(axis=1))}
+        found[CLASSES] = np.where(known, evidence.classes, evidence.best) - less
+    if penalties == "learned":
+        found[INDEX_PENALTY] = -evidence.best_penalty
+        found[QUERY_PENALTY] = np.full(len(evidence.landmark_ids), -evidence.penalty)
+    if evidence.inliers is not None:
+        over = np.maximum(evidence.inliers.astype(np.float64) - CHANCE, 0.0)
+        found[GEOMETRY] = np.log1p(over.sum(axis=1))
+    return found
 
 
-def fit_neighbours(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> RecognitionModel:
+def fit_neighbours(
+    evidence: Sequence[Evidence], shown: Sequence[int | None], penalties: Penalties = "fixed"
+) -> RecognitionModel:
     """The model by neighbours alone: the calibration of the best answers' scores.
 
     Args:
         evidence: of photographs that did not find themselves, nor taught the embedder.
         shown: the landmark of each; None where it shows none.
+        penalties: fixed subtracts C from every score.
     """
-    plain = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
+    plain = RecognitionModel(penalties=penalties, calibration=Calibration(slope=1, intercept=0))
     best = [(answers[0], landmark) for answers, landmark in _answers(plain, evidence, shown) if answers]
     right = [answer.landmark_id == landmark for answer, landmark in best]
-    return RecognitionModel(calibration=fit_calibration([answer.score for answer, _ in best], right))
+    calibration = fit_calibration([answer.score for answer, _ in best], right)
+    return RecognitionModel(penalties=penalties, calibration=calibration)
 
 
-def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> RecognitionModel:
-    """The model by all that speaks for a landmark; arguments as `fit_neighbours`'.
+def feature_names(penalties: Penalties, *, classes: bool, geometry: bool) -> tuple[str, ...]:
+    """The features of evidence that has class logits, or inliers, or not."""
+    wanted = {NEIGHBOURS, BEST}
+    wanted |= {INDEX_PENALTY, QUERY_PENALTY} if penalties == "learned" else set()
+    wanted |= ({CLASSES} if classes else set()) | ({GEOMETRY} if geometry else set())
+    return tuple(name for name in PRIOR if name in wanted)
+
+
+def fit_model(
+    evidence: Sequence[Evidence],
+    shown: Sequence[int | None],
+    penalties: Penalties = "learned",
+    *,
+    classes: bool = False,
+    geometry: bool = True,
+) -> RecognitionModel:
+    """The model by all that speaks for a landmark; where there is no evidence its weights are `PRIOR`'s.
+
+    Args:
+        evidence: of photographs that did not find themselves, nor taught the embedder.
+        shown: the landmark of each; None where it shows none.
+        penalties: how likeness to non-landmarks counts.
+        classes: use class logits, which all evidence has.
+        geometry: use inliers, which all evidence has.
 
     A landmark that is not among a photograph's candidates cannot be answered: "none of them" is then right.
     """
     from scipy.optimize import minimize
 
-    columns = [features_of(found) for found in evidence]
-    names = [name for name in PRIOR if (name in columns[0] if columns else name != CLASSES)]
+    columns = [features_of(found, penalties) for found in evidence]
+    names = feature_names(penalties, classes=classes, geometry=geometry)
     scales = {name: _scale(name, columns) for name in names}
     rows = [np.stack([column[name] / scales[name] for name in names], axis=1) for column in columns]
     design = np.concatenate([np.zeros((0, len(names))), *rows])
@@ -193,10 +252,16 @@ def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> Reco
         return 0.5 * PRECISION * float(away @ away) - likely, np.append(of_weights, of_none)
 
     bounds = [(0.0, None)] * len(names) + [(-_MOST, _MOST)]
-    found = minimize(loss, np.append(prior, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
+    # To the bottom: scipy's own tolerances stop where weights still depend on the last bits of the features.
+    options = {"ftol": 1e-14, "gtol": 1e-8, "maxiter": 10_000}
+    found = minimize(loss, np.append(prior, 0.0), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     weights = {name: float(value) for name, value in zip(names, found.x, strict=False)}
     model = RecognitionModel(
-        weights=weights, scales=scales, none=float(found.x[-1]), calibration=Calibration(slope=1, intercept=0)
+        penalties=penalties,
+        weights=weights,
+        scales=scales,
+        none=float(found.x[-1]),
+        calibration=Calibration(slope=1, intercept=0),
     )
     right = sum(
         bool(answers) and answers[0].landmark_id == landmark for answers, landmark in _answers(model, evidence, shown)
@@ -206,9 +271,13 @@ def fit_model(evidence: Sequence[Evidence], shown: Sequence[int | None]) -> Reco
 
 
 def _scale(name: str, columns: Sequence[Mapping[str, Floats]]) -> float:
-    """What a feature is divided by: cosines by the spread of each photograph's best, as embedders differ in it."""
+    """What a feature is divided by: cosines by the spread of each photograph's best, as embedders differ in it.
+
+    Penalties are cosines too, and divided by the spread of the best candidates' ones.
+    """
     if name == GEOMETRY:
         return 1.0
+    name = BEST if name in (INDEX_PENALTY, QUERY_PENALTY) else name
     best = [float(column[name].max()) for column in columns if len(column[name])]
     spread = float(np.std(best)) if best else 0.0
     return spread if spread > _LEAST_SPREAD else 1.0

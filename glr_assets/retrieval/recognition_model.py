@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from glr_assets.query_labels import record_query_labels
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
 from glr_assets.retrieval.answering import Evidence, Photographs, Witness
-from glr_assets.retrieval.embeddings import Vectors, embedded_shards, read_embeddings, read_non_landmarks
+from glr_assets.retrieval.embeddings import NonLandmarks, Vectors, embedded_shards, read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import open_index
 from glr_assets.retrieval.local import Comparer, StoredFeatures, extracted
 from glr_assets.retrieval.model import RecognitionModel, fit_model, fit_neighbours
@@ -33,13 +34,14 @@ from glr_assets.training.versions import open_centres
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.matching import Prepared
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 RELIABILITY_PICTURE = "reports/recognition_model_reliability.png"
 #: Parts in which samples are told apart, each answered by a model fitted on the others.
 FOLDS: Final = 5
 #: Of `[retrieval]`, what decides on evidence once index and gallery are there.
 DECIDED_BY: Final = frozenset(
     {
+        "penalties",
         "query_penalty_top",
         "neighbours",
         "top_per_landmark",
@@ -52,6 +54,27 @@ DECIDED_BY: Final = frozenset(
         "manifest",
     }
 )
+
+
+#: Fits a model to the evidence of photographs and what each shows.
+Fit = Callable[[Sequence[Evidence], Sequence[int | None]], RecognitionModel]
+
+
+def uses_model(recipe: Retrieval, *, classes: bool) -> bool:
+    """Whether a recipe answers by the conditional logit, and not by the sum of the neighbors alone.
+
+    Args:
+        recipe: `[retrieval]`.
+        classes: whether there are class logits.
+    """
+    return bool(recipe.rerank) or classes or recipe.penalties == "learned"
+
+
+def fit_of(recipe: Retrieval, *, classes: bool) -> Fit:
+    """How the model of a recipe is fitted; arguments are those of `uses_model`."""
+    if uses_model(recipe, classes=classes):
+        return partial(fit_model, penalties=recipe.penalties, classes=classes, geometry=bool(recipe.rerank))
+    return partial(fit_neighbours, penalties=recipe.penalties)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +178,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
     def build(writer: Writer) -> Summary:
         witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
         samples = gathered(store, recipe, witness, shards, held_out_ids, of_test)
-        fit = fit_model if recipe.retrieval.rerank or witness.centres is not None else fit_neighbours
+        fit = fit_of(recipe.retrieval, classes=witness.centres is not None)
         model = fit(samples.evidence, samples.shown)
         writer.write(MODEL_FILE, model.model_dump_json(indent=2).encode() + b"\n")
         told = cross_validated(samples, fit, recipe.seed)
@@ -265,19 +288,53 @@ def gathered(
     # Whether a filtered image shows no landmark is not known, but thought.
     known = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
     others = witness.non_landmarks.images.of(known)
-    photographs: dict[Split, Photographs | None] = {"train": None, "test": None}
+    photographs: dict[Split, Photographs | None] = {}
     if witness.comparer is not None:
         more = (recipe.verification, recipe.execution)
         photographs["train"] = stored_photographs(store, "train", witness.comparer.features, *more)
         photographs["test"] = stored_photographs(store, "test", StoredFeatures.of(store, of_test), *more)
+    return evidence_of_samples(witness, {"train": held_out, "test": others}, landmark_of, photographs)
+
+
+def evidence_of_samples(
+    witness: Witness,
+    queries: Mapping[Split, Vectors],
+    landmark_of: Mapping[str, int],
+    photographs: Mapping[Split, Photographs | None] = {},
+) -> Samples:
+    """The evidence of samples, none of which finds itself.
+
+    Args:
+        witness: what tells the evidence.
+        queries: train images with a landmark, and test images that show none.
+        landmark_of: of the train images.
+        photographs: their local features, where they are compared.
+    """
     found = Samples([], [], [])
-    asked: list[tuple[Split, Vectors]] = [("train", held_out), ("test", others)]
-    for split, queries in asked:
-        of = list(witness.of(queries, photographs[split], leave_one_out=True))
+    for split in sorted(queries, reverse=True):
+        of = list(witness.of(queries[split], photographs.get(split), leave_one_out=True))
         found.split.extend([split] * len(of))
         found.evidence.extend(of)
         found.shown.extend(landmark_of[one.id] if split == "train" else None for one in of)
     return found
+
+
+def read_sample_queries(
+    store: Store, train: Iterable[str], non_landmarks: NonLandmarks
+) -> tuple[dict[Split, Vectors], dict[str, int]]:
+    """The samples that the current model was fitted on, by split, and the landmark of each train image.
+
+    Args:
+        store: the store.
+        train: names of the train shards' embeddings.
+        non_landmarks: among which the test images are.
+    """
+    rows = read_table(store, RECOGNITION_SAMPLES, ["id", "split", "landmark_id"])
+    of_train = rows.filter(pc.equal(rows["split"], "train"))
+    landmark_of = dict(zip(of_train["id"].to_pylist(), of_train["landmark_id"].to_pylist(), strict=True))
+    tests = rows.filter(pc.equal(rows["split"], "test"))["id"].to_pylist()
+    queries: dict[Split, Vectors] = {"train": read_embeddings(store, train, landmark_of)}
+    return queries | {"test": non_landmarks.images.of(tests)}, landmark_of
 
 
 def drawn_samples(ids: Sequence[str], recipe: Recipe) -> list[str]:
@@ -287,9 +344,7 @@ def drawn_samples(ids: Sequence[str], recipe: Recipe) -> list[str]:
     return column.take(pa.array(order[: recipe.retrieval.calibrating])).to_pylist()
 
 
-def cross_validated(
-    samples: Samples, fit: Callable[[Sequence[Evidence], Sequence[int | None]], RecognitionModel], seed: int
-) -> pa.Table:
+def cross_validated(samples: Samples, fit: Fit, seed: int) -> pa.Table:
     """`RECOGNITION_SAMPLES`: each sample answered by a model that was fitted on the other folds."""
     ids = pa.array([found.id for found in samples.evidence], pa.string())
     fold = seeded_hash(ids, seed, "folds of samples") % np.uint64(FOLDS)

@@ -71,7 +71,9 @@ ANSWERS = Table(
         Column("score", pa.float64(), "By which answers are ranked: see the recognition model"),
         Column("probability", pa.float64(), "That this is the landmark"),
         Column("neighbours", pa.float64(), "Support of its images among the first neighbours", nullable=True),
-        Column("best", pa.float64(), "Best cosine - B of its images among the candidates"),
+        Column(
+            "best", pa.float64(), "Best cosine of its images among the candidates, less B where penalties are fixed"
+        ),
         Column(
             "class_logit",
             pa.float64(),
@@ -79,7 +81,11 @@ ANSWERS = Table(
             nullable=True,
         ),
         Column("penalty", pa.float64(), "C: mean of the query's best cosines to non-landmark images"),
-        Column("inliers", pa.list_(pa.int32()), "Local features that agree, of its images that agree most"),
+        Column(
+            "inliers",
+            pa.list_(pa.int32()),
+            "Local features that agree, of its images that agree most; empty where none are compared",
+        ),
     ),
     ("id", "rank"),
 )

@@ -7,6 +7,9 @@ image recognition with out-of-domain samples", arXiv:2010.01650) in the form of 
 - a neighbour's score: cosine(query, image) - B(image), which ranks the index images;
 - a landmark's score: the sum over the query's best neighbours that show it, less the query's own penalty C.
 
+This holds for `[retrieval] penalties = "fixed"`. Otherwise the search ranks by the cosine alone, and B and C are
+features of the recognition model or do not count.
+
 Three things differ from the notebooks. An image is never compared with itself. A score is never rescaled
 over a batch: `calibration` makes a probability of it. And a neighbour scoring below zero, that is nearer to
 non-landmarks than to the query, never lowers its landmark: where all of a landmark's neighbours score below
@@ -106,7 +109,7 @@ class Gallery:
 
 
 class PenalisedIndex:
-    """Search of index images by cosine - B, as one inner product: [q, 1] · [v, -B] = cosine - B.
+    """Search of index images by cosine - weight · B, as one inner product: [q, weight] · [v, -B].
 
     It is exact, or, with a proposer, among the rows that are proposed. Rows are the images sorted by id, so ties go
     to the smaller id. `ids` and `landmark_ids` (int64 [n]) are in row order, as `rows` (float32 [n, D + 1]).
@@ -231,6 +234,7 @@ class PenalisedIndex:
         k: int,
         exclude_ids: Sequence[str] | None = None,
         *,
+        penalty_weight: float = 1.0,
         block: int = QUERY_BLOCK,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Scores and rows of the `k` best images of each query, the best first, ties by row.
@@ -240,6 +244,7 @@ class PenalisedIndex:
             k: images a query.
             exclude_ids: for each query the id of an image it must not find, itself as a rule; an id that
                 is not in the index excludes nothing.
+            penalty_weight: 1 ranks by cosine - B, 0 by the cosine alone.
             block: queries searched at once.
 
         Returns:
@@ -251,8 +256,8 @@ class PenalisedIndex:
         query_vectors = _checked(query_vectors, exclude_ids, "queries")
         _same_dimensions(query_vectors, self.dimensions)
         excluded = None if exclude_ids is None else _rows_of(exclude_ids, self._row_of)
-        ones = np.ones((len(query_vectors), 1), np.float32)
-        queries = np.hstack([query_vectors, ones])
+        weights = np.full((len(query_vectors), 1), penalty_weight, np.float32)
+        queries = np.hstack([query_vectors, weights])
         if isinstance(self._searched, Proposer):
             return _nearest_proposed(self._searched, self.rows, queries, k, excluded, block)
         return _nearest(self._searched, queries, k, excluded, block)

@@ -34,7 +34,7 @@ from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 RETRIEVAL_CODE_VERSION = "3"
 #: Landmarks of a query that are told.
 KEPT: Final = 5
@@ -139,7 +139,7 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
                 "best": float(found.best[row]),
                 "class_logit": None if logit is None or np.isnan(logit) else float(logit),
                 "penalty": found.penalty,
-                "inliers": found.inliers[row].tolist(),
+                "inliers": [] if found.inliers is None else found.inliers[row].tolist(),
             }
         )
     return rows

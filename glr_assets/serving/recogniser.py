@@ -160,7 +160,7 @@ class Recogniser:
             vectors = self._embed([photo.jpeg for photo in photos])
         with timings.of("search"):
             found = self.ranked(photos, vectors)
-            scores, rows = self.witness.index.search(vectors, top)
+            scores, rows = self.witness.search(vectors, top)
             return [
                 self._answer(ranked[:top], of_photo[known := at >= 0], at[known])
                 for ranked, of_photo, at in zip(found, scores, rows, strict=True)

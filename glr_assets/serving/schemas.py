@@ -33,7 +33,9 @@ class Similar(Document):
     id: str = Field(description="image id", examples=["0a1b2c3d4e5f6071"])
     landmark_id: int = Field(description="the landmark it shows", examples=[6051])
     name: str = Field(description="that landmark's name", examples=["Brandenburg Gate"])
-    score: float = Field(description="cosine to the photograph less its own likeness to non-landmarks")
+    score: float = Field(
+        description="cosine to the photograph; less its own likeness to non-landmarks where penalties are fixed"
+    )
     licence: str | None = Field(None, description="licence it may be used under", examples=["CC BY-SA 4.0"])
     author: str | None = Field(None, description="who took it", examples=["Ann Example"])
     title: str | None = Field(None, description="title of the file")

@@ -17,9 +17,10 @@ from glr_assets_tests.retrieval.test_scoring import names, photographs
 NOBODY = np.zeros((0, 6), np.float32)
 
 
-def witness(vectors: Floats, landmarks: np.ndarray, penalties: np.ndarray, **recipe: object) -> Witness:
-    index = PenalisedIndex(names("i", len(vectors)), landmarks, vectors, penalties.astype(np.float32))
-    return Witness(index, NonLandmarks(Vectors([], NOBODY)), Retrieval(rerank=0, **recipe))  # type: ignore[arg-type]
+def witness(vectors: Floats, landmarks: np.ndarray, of_images: np.ndarray, **recipe: object) -> Witness:
+    index = PenalisedIndex(names("i", len(vectors)), landmarks, vectors, of_images.astype(np.float32))
+    values = {"rerank": 0, "penalties": "fixed", **recipe}
+    return Witness(index, NonLandmarks(Vectors([], NOBODY)), Retrieval(**values))  # type: ignore[arg-type]
 
 
 @settings(max_examples=30, deadline=None)
@@ -51,9 +52,9 @@ def by_landmark(found: Evidence) -> dict[int, float]:
 
 def test_the_best_of_a_landmark_alone_are_summed() -> None:
     scores, landmarks = np.array([0.9, 0.8, 0.7, 0.2]), np.array([1, 2, 2, 2])
-    nothing = np.zeros(0, np.int32)
+    nothing = np.zeros(4)
     for most, expected in ((0, 1.7), (1, 0.8), (2, 1.5), (9, 1.7)):
-        found = evidence_of("q", 0.0, scores, landmarks, nothing, 4, most)
+        found = evidence_of("q", 0.0, scores, landmarks, nothing, None, 4, most)
         assert by_landmark(found) == {1: pytest.approx(0.9), 2: pytest.approx(expected)}
     assert support([-0.3, -0.1], 1) == -0.1
 
@@ -74,12 +75,17 @@ def test_cosines_under_0_are_clipped_and_the_order_follows() -> None:
     st.integers(0, 3),
     st.integers(0, 3),
     st.booleans(),
+    st.sampled_from(["fixed", "learned", "off"]),
 )
-def test_evidence_equals_brute_force(seed: int, n: int, k: int, top: int, expansion: int, clip: bool) -> None:
+def test_evidence_equals_brute_force(seed: int, n: int, k: int, top: int, expansion: int, clip: bool, how: str) -> None:
     rng = np.random.default_rng(seed)
     vectors, queries = photographs(rng, n, 6), photographs(rng, 4, 6)
     landmarks, penalties = rng.integers(0, 5, n), rng.uniform(-0.3, 0.3, n).round(3).astype(np.float32)
-    asker = witness(vectors, landmarks, penalties, neighbours=k, top_per_landmark=top, expansion=expansion, clip=clip)
+    given = penalties
+    values = {"neighbours": k, "top_per_landmark": top, "expansion": expansion, "clip": clip, "penalties": how}
+    asker = witness(vectors, landmarks, penalties, **values)
+    if how != "fixed":
+        penalties = np.zeros_like(penalties)
     wide = vectors.astype(np.float64)
     for own, (query, found) in enumerate(zip(queries, asker.of(Vectors(names("q", 4), queries)), strict=True)):
         asked = query.astype(np.float64)
@@ -102,6 +108,10 @@ def test_evidence_equals_brute_force(seed: int, n: int, k: int, top: int, expans
         assert got.keys() == expected.keys(), own
         for landmark, score in expected.items():
             assert got[landmark] == pytest.approx(score, abs=k * 1e-5)
+        # B of the best image is told whether or not it has changed the order.
+        for landmark, best, own_b in zip(found.landmark_ids.tolist(), found.best, found.best_penalty, strict=True):
+            assert best == pytest.approx(max(scores[landmark]), abs=1e-5)
+            assert any(own_b == pytest.approx(float(given[i])) for i in first if landmarks[i] == landmark)
 
 
 def test_an_expanded_query_does_not_find_itself_either() -> None:

@@ -15,6 +15,7 @@ from glr_assets.errors import StoreError
 from glr_assets.retrieval.answering import TOLD, Evidence, evidence_of
 from glr_assets.retrieval.calibration import Calibration
 from glr_assets.retrieval.model import (
+    CHANCE,
     CLASSES,
     PRECISION,
     PRIOR,
@@ -37,7 +38,8 @@ def drawn(random: np.random.Generator, landmarks: int, number: int = 0, right: i
         best[right] += random.normal(0.3, 0.2)
         inliers[right] += random.integers(0, 30)
     seen = np.where(random.random(landmarks) < 0.6, best * 1.5, -np.inf)
-    return Evidence(f"q{number:03d}", float(random.random() / 10), np.arange(landmarks) * 7, seen, best, inliers)
+    own_b = np.random.default_rng([number, landmarks]).normal(0.1, 0.05, landmarks)
+    return Evidence(f"q{number:03d}", float(random.random() / 10), np.arange(landmarks) * 7, seen, best, own_b, inliers)
 
 
 def samples(seed: int, count: int = 60) -> tuple[list[Evidence], list[int | None]]:
@@ -54,11 +56,41 @@ def samples(seed: int, count: int = 60) -> tuple[list[Evidence], list[int | None
 def test_evidence_of_a_worked_example() -> None:
     scores = np.array([0.5, 0.4, 0.3, 0.2, 0.1])
     landmarks = np.array([9, 4, 9, 4, 2])
-    found = evidence_of("q", 0.05, scores, landmarks, np.array([3, 12, 40], np.int32), 3)
+    own_b = np.array([0.01, 0.02, 0.03, 0.04, 0.05])
+    found = evidence_of("q", 0.05, scores, landmarks, own_b, np.array([3, 12, 40], np.int32), 3)
     assert found.landmark_ids.tolist() == [2, 4, 9]
     np.testing.assert_allclose(found.neighbours, [-np.inf, 0.4, 0.8])
     np.testing.assert_allclose(found.best, [0.1, 0.4, 0.5])
+    np.testing.assert_allclose(found.best_penalty, [0.05, 0.02, 0.01])
+    assert found.inliers is not None
     assert found.inliers.tolist() == [[0, 0, 0], [12, 0, 0], [40, 3, 0]]
+    assert evidence_of("q", 0.05, scores, landmarks, own_b, None, 3).inliers is None
+
+
+def test_features_of_a_worked_example() -> None:
+    found = Evidence(
+        "q",
+        0.2,
+        np.array([1, 2]),
+        np.array([0.9, -np.inf]),
+        np.array([0.5, 0.3]),
+        np.array([0.1, 0.15]),
+        np.array([[CHANCE + 2, CHANCE + 1, 3], [0, 0, 0]], np.int32),
+    )
+    learned = features_of(found, "learned")
+    assert list(learned) == ["neighbours", "best", "index_penalty", "query_penalty", "geometry"]
+    # Cosines as they are; of a landmark without a neighbour the support is 0.
+    np.testing.assert_allclose(learned["neighbours"], [0.9, 0.0])
+    np.testing.assert_allclose(learned["best"], [0.5, 0.3])
+    np.testing.assert_allclose(learned["index_penalty"], [-0.1, -0.15])
+    np.testing.assert_allclose(learned["query_penalty"], [-0.2, -0.2])
+    np.testing.assert_allclose(learned["geometry"], [math.log(4), 0.0])
+    fixed = features_of(found, "fixed")
+    np.testing.assert_allclose(fixed["neighbours"], [0.7, -0.2])
+    np.testing.assert_allclose(fixed["best"], [0.3, 0.1])
+    off = features_of(replace(found, inliers=None), "off")
+    assert list(off) == ["neighbours", "best"]
+    np.testing.assert_allclose(off["best"], [0.5, 0.3])
 
 
 def test_log_odds_of_a_worked_example() -> None:
@@ -70,12 +102,14 @@ def test_log_odds_of_a_worked_example() -> None:
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_probabilities_of_all_landmarks_and_none_add_up_to_one(seed: int, landmarks: int) -> None:
     evidence = drawn(np.random.default_rng(seed), landmarks)
-    model = RecognitionModel(weights=dict(PRIOR), scales=dict.fromkeys(PRIOR, 1.0), none=0.5, calibration=CERTAIN)
-    model = model.model_copy(update={"weights": {name: PRIOR[name] for name in features_of(evidence)}})
+    model = RecognitionModel(
+        penalties="learned", weights=dict(PRIOR), scales=dict.fromkeys(PRIOR, 1.0), none=0.5, calibration=CERTAIN
+    )
+    model = model.model_copy(update={"weights": {name: PRIOR[name] for name in features_of(evidence, "learned")}})
     ranked = model.ranked(evidence)
     assert sorted(answer.landmark_id for answer in ranked) == evidence.landmark_ids.tolist()
     shares = model.probabilities([answer.score for answer in ranked])
-    columns = features_of(evidence)
+    columns = features_of(evidence, "learned")
     logs = sum(weight * columns[name] for name, weight in model.weights.items())
     none = math.exp(0.5) / (math.exp(0.5) + np.exp(logs).sum())
     assert sum(shares) + none == pytest.approx(1, abs=1e-3)
@@ -103,7 +137,7 @@ def _loss(model: RecognitionModel, evidence: list[Evidence], shown: list[int | N
     """The penalised likelihood, photograph by photograph, as the model's own scores tell it."""
     total = 0.0
     for found, landmark in zip(evidence, shown, strict=True):
-        columns = features_of(found)
+        columns = features_of(found, model.penalties)
         logs = sum(weight * columns[name] / model.scales[name] for name, weight in model.weights.items())
         logs = np.append(logs, model.none)
         at = np.flatnonzero(found.landmark_ids == landmark) if landmark is not None else []
@@ -139,7 +173,7 @@ def test_who_answers_for_none_of_them_is_learnt() -> None:
 def test_class_logits_count_where_they_tell_the_right_landmark() -> None:
     evidence, shown = samples(0)
     random = np.random.default_rng(0)
-    without = fit_model(evidence, shown)
+    without = fit_model(evidence, shown, "fixed")
     assert CLASSES not in without.weights
 
     def told(right: bool) -> RecognitionModel:
@@ -147,7 +181,8 @@ def test_class_logits_count_where_they_tell_the_right_landmark() -> None:
         for found, landmark in zip(evidence, shown, strict=True):
             known = (found.landmark_ids == landmark) if right else np.zeros(len(found.landmark_ids))
             logits.append(random.normal(0.1, 0.05, len(known)) + 0.6 * known)
-        return fit_model([replace(f, classes=of) for f, of in zip(evidence, logits, strict=True)], shown)
+        with_logits = [replace(f, classes=of) for f, of in zip(evidence, logits, strict=True)]
+        return fit_model(with_logits, shown, "fixed", classes=True)
 
     telling, noise = told(True), told(False)
     assert telling.weights[CLASSES] > PRIOR[CLASSES] > noise.weights[CLASSES] >= 0
@@ -161,10 +196,37 @@ def test_class_logits_count_where_they_tell_the_right_landmark() -> None:
         telling.ranked(evidence[0])
 
 
+def test_penalties_count_where_they_tell_non_landmarks_and_not_where_they_mislead() -> None:
+    evidence, shown = samples(0)
+    random = np.random.default_rng(0)
+
+    def fitted(sign: float) -> RecognitionModel:
+        """C of non-landmarks is larger by `sign` / 4, and so is B of landmarks that are not shown."""
+        changed = []
+        for found, landmark in zip(evidence, shown, strict=True):
+            c = 0.4 + sign * 0.25 * (landmark is None) + random.normal(0, 0.05)
+            b = 0.4 + sign * 0.25 * (found.landmark_ids != landmark) + random.normal(0, 0.05, len(found.landmark_ids))
+            changed.append(replace(found, penalty=float(c), best_penalty=b))
+        return fit_model(changed, shown)
+
+    telling, misleading = fitted(1), fitted(-1)
+    assert telling.weights["query_penalty"] > 0.5
+    assert telling.weights["index_penalty"] > 0.5
+    # Never negative: where likeness to non-landmarks speaks for a landmark it does not count.
+    assert misleading.weights["query_penalty"] == misleading.weights["index_penalty"] == 0
+    # More likeness to non-landmarks never makes an answer more probable.
+    one = evidence[0]
+    before, after = (telling.ranked(replace(one, penalty=penalty))[0].score for penalty in (0.4, 0.5))
+    assert after < before
+
+
 def test_few_samples_leave_the_weights_where_they_were() -> None:
     nothing = fit_model([], [])
     assert nothing.weights == {name: weight for name, weight in PRIOR.items() if name != CLASSES}
     assert nothing.ranked(samples(1)[0][0])
+    bare = fit_model([], [], "off", geometry=False)
+    assert set(bare.weights) == {"neighbours", "best"}
+    assert bare.ranked(replace(samples(1)[0][0], inliers=None))
     evidence, shown = samples(1, 2)
     model = fit_model(evidence, shown)
     # They go no further from the prior than what two photographs say against it is worth.
@@ -196,5 +258,7 @@ def test_probabilities_of_ranked_answers_are_of_one_right_at_most(values: list[f
 def test_a_model_survives_its_document() -> None:
     model = fit_model(*samples(3))
     assert RecognitionModel.from_json(model.model_dump_json()) == model
+    with pytest.raises(StoreError, match="recognition model: penalties: Field required; materialise"):
+        RecognitionModel.from_json('{"calibration": {"slope": 1, "intercept": 0}}')
     with pytest.raises(StoreError, match="recognition model: weights"):
-        RecognitionModel.from_json('{"weights": 1, "calibration": {"slope": 1, "intercept": 0}}')
+        RecognitionModel.from_json('{"penalties": "off", "weights": 1, "calibration": {"slope": 1, "intercept": 0}}')

@@ -59,7 +59,7 @@ def penalties(
     return Gallery(other_ids, others).penalties(vectors, ids, top, block=block)
 
 
-BY_NEIGHBOURS = RecognitionModel(calibration=Calibration(slope=1, intercept=0))
+BY_NEIGHBOURS = RecognitionModel(penalties="fixed", calibration=Calibration(slope=1, intercept=0))
 
 
 def ranked_landmarks(
@@ -77,9 +77,9 @@ def ranked_landmarks(
     found = []
     for query, penalty, of_query, at in zip(ids, own.tolist(), scores, rows, strict=True):
         known = at >= 0
-        nothing = np.zeros(0, np.int32)
-        landmarks = index.landmark_ids[at[known]]
-        found.append(BY_NEIGHBOURS.ranked(evidence_of(query, penalty, of_query[known], landmarks, nothing, neighbours)))
+        landmarks, own_b = index.landmark_ids[at[known]], index.penalties[at[known]].astype(np.float64)
+        evidence = evidence_of(query, penalty, of_query[known], landmarks, own_b, None, neighbours)
+        found.append(BY_NEIGHBOURS.ranked(evidence))
     return found
 
 

@@ -99,9 +99,11 @@ def test_an_answer_is_the_same_in_any_block_by_any_number_of_threads(
 
 def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
     source, store = indexed.source, indexed.store
-    recipe = indexed.recipe.overridden({"retrieval": {"rerank": 0}})
-    with pytest.raises(MissingInputError, match="is of rerank = 100, the recipe says 0"):
+    recipe = indexed.recipe.overridden({"retrieval": {"rerank": 0, "penalties": "fixed"}})
+    with pytest.raises(MissingInputError, match="is of penalties = 'learned', the recipe says 'fixed'"):
         make_submission(source, store, recipe)
+    with pytest.raises(MissingInputError, match="is of rerank = 100, the recipe says 0"):
+        make_submission(source, store, indexed.recipe.overridden({"retrieval": {"rerank": 0}}))
     index(source, store, recipe)
     make_submission(source, store, recipe)
     answers = {row["id"]: row for row in read_table(store, ANSWERS).to_pylist() if row["rank"] == 1}
@@ -119,7 +121,7 @@ def test_without_reranking_neighbours_alone_answer(indexed: Embedded) -> None:
         best = max(by_landmark, key=lambda landmark: (by_landmark[landmark], -landmark))
         assert answers[query]["landmark_id"] == best
         assert answers[query]["score"] == pytest.approx(by_landmark[best] - penalty, abs=2e-6)
-        assert answers[query]["inliers"] == [0, 0, 0]
+        assert answers[query]["inliers"] == []
 
 
 @pytest.mark.parametrize("rerank", [0, 100])
