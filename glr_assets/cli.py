@@ -135,32 +135,42 @@ def pack(
     photos: Annotated[Path, typer.Argument(help="Folder with one folder of photographs a landmark.")],
     bucket: Annotated[str, typer.Argument(help="Folder or URL to write the bucket to.")],
     non_landmarks: Annotated[Path | None, typer.Option(help="Folder of photographs that show no landmark.")] = None,
+    credits: Annotated[
+        Path | None,
+        typer.Option(help="CSV of rights: path (of a photograph or folder), author, license, title, url."),
+    ] = None,
     shards: Annotated[int, typer.Option(min=1, max=1000, help="Shards a split.")] = 4,
     test_fraction: Annotated[float, typer.Option(help="Share of each landmark's photographs that asks.")] = 0.3,
     clean_fraction: Annotated[
         float, typer.Option(help="Share of the train photographs in the competition's set; the rest is for filling.")
-    ] = 0.8,
+    ] = 1.0,
     index_fraction: Annotated[
         float, typer.Option(help="Share of the train photographs held out for the index; 0: the index repeats them.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Turn folders of photographs into a bucket of GLDv2's shape, a source like any other."""
-    from glr_assets.source.pack import pack as pack_photos
+    from glr_assets.packing.pack import FILES
+    from glr_assets.packing.pack import pack as pack_photos
     from glr_assets.store import Store
 
-    summary = pack_photos(
-        photos,
-        Store(bucket),
-        non_landmarks=non_landmarks,
-        shards=shards,
-        test_fraction=test_fraction,
-        clean_fraction=clean_fraction,
-        index_fraction=index_fraction,
-        seed=seed,
-        warn=lambda text: err.print(f"warning: {text}", markup=False),
-    )
+    with _bar() as bar:
+        task = bar.add_task("looking at files", total=None)
+        summary = pack_photos(
+            photos,
+            Store(bucket),
+            non_landmarks=non_landmarks,
+            credits_file=credits,
+            shards=shards,
+            test_fraction=test_fraction,
+            clean_fraction=clean_fraction,
+            index_fraction=index_fraction,
+            seed=seed,
+            warn=lambda text: err.print(f"warning: {text}", markup=False),
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )
     _print_packed(summary, bucket)
+    out.print(f"every file and what became of it: {bucket.rstrip('/')}/{FILES}", markup=False)
 
 
 def _print_packed(summary: Any, bucket: str) -> None:

@@ -45,7 +45,7 @@ from glr_assets.tables import (
 )
 from glr_assets.verification.schemas import CLEANED_MANIFEST
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 INPUTS = (
     "train_metadata",
     "train_attribution",
@@ -229,13 +229,18 @@ def _piece(
         "partner": decided["partner"],
         "distance": distance,
         "decisions": decisions,
-        "author": column("attribution", "author", string),
-        "license": column("attribution", "license", string),
+        "author": _where_known(column("attribution", "author", string)),
+        "license": _where_known(column("attribution", "license", string)),
         "in_train": pc.fill_null(column("train", "in_train", pa.bool_()), False),
         "in_cleaned": pc.fill_null(pc.equal(later["cleaned_manifest"]["decision"], "kept"), False),
         "in_filtered": pc.fill_null(pc.equal(later["non_landmark_filter"]["decision"], "kept"), False),
     }
     return pa.table(columns).select(IMAGE_LEDGER.schema.names)
+
+
+def _where_known(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The values, absent where they are empty."""
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,18 @@ from glr_assets.tables import Column, Table
 
 _ID = Column("id", pa.string(), "Image id, always a string: some are all digits, some look like 1e5")
 _LANDMARK = Column("landmark_id", pa.int64(), "Landmark in the numbering of the train images")
+_URL = Column(
+    "url",
+    pa.string(),
+    "Where the photograph was published; of a team's own photograph its path, percent-encoded; absent where not told",
+    nullable=True,
+)
 _USAGE = Column("usage", pa.string(), "Public, Private or Ignored; Ignored queries are not scored")
 
 TRAIN_METADATA = Table(
     "metadata/train_metadata.parquet",
     "one row per image of the full train set",
-    (_ID, Column("url", pa.string(), "Where the photograph was published", nullable=True), _LANDMARK),
+    (_ID, _URL, _LANDMARK),
     ("id",),
 )
 TRAIN_ATTRIBUTION = Table(
@@ -21,9 +27,9 @@ TRAIN_ATTRIBUTION = Table(
     "one row per train image whose author and licence are published",
     (
         _ID,
-        Column("url", pa.string(), "Page of the photograph"),
-        Column("author", pa.string(), "Who took it"),
-        Column("license", pa.string(), "Licence it may be used under"),
+        Column("url", pa.string(), "Page of the photograph; empty where none is known"),
+        Column("author", pa.string(), "Who took it; empty where that is not known"),
+        Column("license", pa.string(), "Terms it may be used under; empty where they are not known"),
         Column("title", pa.string(), "Title of the file"),
     ),
     ("id",),
@@ -34,7 +40,7 @@ LANDMARK_LABELS = Table(
     (
         _LANDMARK,
         Column("name", pa.string(), "Readable name, from the category"),
-        Column("category", pa.string(), "URL of the Wikimedia Commons category"),
+        Column("category", pa.string(), "URL of the Wikimedia Commons category, or a plain name where there is none"),
         Column("supercategory", pa.string(), "Coarse kind, as church or bridge", nullable=True),
         Column("hierarchical_label", pa.string(), "Kind in the published hierarchy", nullable=True),
         Column("natural_or_human_made", pa.string(), "natural or human-made", nullable=True),
@@ -58,10 +64,11 @@ INDEX_METADATA = Table(
             "Landmark in the numbering of the index images, which is not that of train",
             nullable=True,
         ),
+        _URL,
     ),
     ("id",),
 )
-TEST_METADATA = Table("metadata/test_metadata.parquet", "one row per test image", (_ID,), ("id",))
+TEST_METADATA = Table("metadata/test_metadata.parquet", "one row per test image", (_ID, _URL), ("id",))
 RECOGNITION_SOLUTION = Table(
     "metadata/recognition_solution.parquet",
     "one row per test image with a published answer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
@@ -29,7 +29,7 @@ from glr_assets.source import Source, TableName
 from glr_assets.store import Store
 from glr_assets.tables import ROWS_A_GROUP, Table, TableWriter, fixed_width, places, read_table, taken
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 _STRING, _INT = pa.string(), pa.int64()
 _ROWS_AT_ONCE = ROWS_A_GROUP
 
@@ -53,9 +53,21 @@ def make_train_attribution(source: Source, store: Store) -> Made:
     """`train_attribution` from train_attribution.csv; empty where the source publishes none."""
 
     def read() -> pa.Table | None:
-        return read_csv(source, "train_attribution", {c.name: c.type for c in TRAIN_ATTRIBUTION.columns})
+        data = read_csv(source, "train_attribution", {c.name: c.type for c in TRAIN_ATTRIBUTION.columns})
+        return None if data is None else _without_unknown(data, ("author", "license"))
 
     return _make_by_id(source, store, "train_attribution", TRAIN_ATTRIBUTION, "train_attribution", read)
+
+
+def _without_unknown(data: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """`data` with empty values where one of these columns says that its value is unknown."""
+    for name in columns:
+        values = data[name]
+        trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+        unknown = pc.is_in(trimmed, pa.array(["", "unknown"]))
+        if pc.any(unknown).as_py():
+            data = data.set_column(data.schema.get_field_index(name), name, pc.if_else(unknown, "", values))
+    return data
 
 
 def make_landmark_labels(source: Source, store: Store) -> Made:
@@ -95,7 +107,9 @@ def readable_name(category: str) -> str:
     page = category.rstrip("/ ")
     start = _CATEGORY.match(page) or _PAGE.match(page)
     # Within a name these two are percent-encoded: by themselves they begin a query or a section.
-    name = re.split("[?#]", page[start.end() :])[0] if start else page
+    if start is None:
+        return re.sub(r"[_\s]+", " ", page).strip() or category
+    name = re.split("[?#]", page[start.end() :])[0]
     try:
         name = unquote(name, errors="strict")
     except UnicodeDecodeError:
@@ -144,7 +158,7 @@ def make_index_metadata(source: Source, store: Store) -> Made:
     """`index_metadata` from index.csv and its landmarks; empty where the source has no index."""
 
     def build() -> tuple[pa.Table, Summary]:
-        index = read_csv(source, "index", {"id": _STRING})
+        index = read_csv(source, "index", {"id": _STRING, "url": _STRING}, optional=["url"])
         if index is None:
             return INDEX_METADATA.empty(), {"published": False}
         index, repeated = one_row_per_key(index, "id", source.table_url("index"))
@@ -161,8 +175,14 @@ def make_index_metadata(source: Source, store: Store) -> Made:
 
 def make_test_metadata(source: Source, store: Store) -> Made:
     """`test_metadata` from test.csv (a Kaggle folder's sample_submission.csv)."""
+    columns = {"id": _STRING, "url": _STRING}
     return _make_by_id(
-        source, store, "test_metadata", TEST_METADATA, "test", lambda: read_csv(source, "test", {"id": _STRING})
+        source,
+        store,
+        "test_metadata",
+        TEST_METADATA,
+        "test",
+        lambda: read_csv(source, "test", columns, optional=["url"]),
     )
 
 

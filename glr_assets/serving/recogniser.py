@@ -221,7 +221,8 @@ class Recogniser:
         label = self._labels.get(landmark)
         if label is None:
             return {"name": f"landmark {landmark}"}
-        return {"name": label["name"], "category": label["category"], "kind": label["supercategory"]}
+        category = label["category"] if "://" in (label["category"] or "") else None
+        return {"name": label["name"], "category": category, "kind": label["supercategory"] or None}
 
 
 def version_of(receipts: Mapping[str, Receipt | None]) -> str:

@@ -34,6 +34,10 @@ BESIDE = "openimages"
 """A folder of Open Images may lie in a bucket, as in the sample; nothing else may be there before."""
 LANDMARK_IDS = 203_094
 """Landmark ids lie below this, the landmarks of GLDv2; a bucket of more than a tenth goes higher."""
+PUBLIC_SHARE = 1 / 3
+"""Share of the scored test images with Usage Public, about that of GLDv2."""
+IGNORED_NON_LANDMARKS = 3 / 8
+"""Share of the non-landmarks that are never scored, so that penalties can compare with them."""
 MAX_SHARDS = 1000
 """A shard's number has three digits, as published."""
 
@@ -42,7 +46,10 @@ _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Landmark:
-    """What the tables say of a landmark besides its id; the last three are blank where nobody knows."""
+    """What the tables say of a landmark besides its id; the last three are blank where nobody knows.
+
+    `category` is the URL of a page about it (`category_page`), or its plain name where there is none.
+    """
 
     category: str
     supercategory: str = ""
@@ -54,28 +61,41 @@ class Landmark:
 class Photo:
     """A photograph to be written, its bytes read only when its turn comes.
 
-    `landmark` is the caller's name of the landmark, None for a test image that shows none. `clean` puts a
-    train image into the competition set; `usage` is that of a test image.
+    `landmark` is the caller's name of the landmark, None for a test image that shows none. `read` returns None where
+    the photograph is gone by then: it is left out of all tables. `clean` puts a train image into the competition set;
+    `usage` is that of a test image. `url` is where the image is, `page` the page that tells of it; blank where nobody
+    knows, as author and license are. `shard` is its shard's number; None leaves that to the writer.
     """
 
     image_id: str
     split: Split
     landmark: str | None
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | None]
     clean: bool = False
     usage: Usage = "Private"
     url: str = ""
-    author: str = "unknown"
-    license: str = "unknown"
+    author: str = ""
+    license: str = ""
     title: str = ""
+    page: str = ""
+    shard: int | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a bucket holds: shards a split, and bytes of all shards together."""
+    """What a bucket holds: shards a split, and bytes of all shards together; what was left out, or as it was before.
+
+    Attributes:
+        shards: shards of each split.
+        shard_bytes: of all shards together.
+        vanished: ids of photographs that were gone when their turn came.
+        unchanged: shards whose bytes are those that lay there before.
+    """
 
     shards: dict[Split, int]
     shard_bytes: int
+    vanished: frozenset[str] = frozenset()
+    unchanged: int = 0
 
 
 def landmark_ids(names: Iterable[str], numbering: str, seed: int) -> dict[str, int]:
@@ -152,16 +172,19 @@ def write_bucket(
     claim(store, origin)
     store.remove(layout.TABLE_PATHS["train"])
     store.write(ORIGIN, (json.dumps(dict(origin), sort_keys=True, indent=1) + "\n").encode())
-    total, counts = 0, {}
+    total, unchanged, counts = 0, 0, {}
+    vanished: set[str] = set()
     for split in SPLITS:
         dealt = _dealt([photo for photo in photos if photo.split == split], shards[split], seed)
         counts[split] = len(dealt)
-        for number, members in enumerate(dealt):
-            total += _write_shard(store, split, f"{number:03d}", members)
-        _remove_shards_from(store, split, len(dealt))
-    for table, rows in _tables(photos, landmarks, seed).items():
-        store.write(layout.TABLE_PATHS[table], _csv(layout.TABLE_COLUMNS[table], rows))
-    return Written(counts, total)
+        for number, members in dealt.items():
+            size, same = _write_shard(store, split, f"{number:03d}", members, vanished)
+            total, unchanged = total + size, unchanged + same
+        _remove_other_shards(store, split, {f"{number:03d}" for number in dealt})
+    there = [photo for photo in photos if photo.image_id not in vanished]
+    for table, rows in _tables(there, landmarks, seed).items():
+        store.write(layout.TABLE_PATHS[table], _csv(layout.WRITTEN_COLUMNS[table], rows))
+    return Written(counts, total, frozenset(vanished), unchanged)
 
 
 def _check(photos: Sequence[Photo], landmarks: Mapping[str, Landmark], shards: Mapping[Split, int]) -> None:
@@ -182,14 +205,28 @@ def _check(photos: Sequence[Photo], landmarks: Mapping[str, Landmark], shards: M
             )
 
 
-def _dealt(photos: Sequence[Photo], shards: int, seed: int) -> list[list[Photo]]:
-    """The photographs of a split over its shards: each landmark round robin, then mixed inside a shard."""
-    shards = min(shards, len(photos))
-    order = sorted(photos, key=lambda p: (p.landmark or "", drawn(seed, "deal", p.image_id), p.image_id))
-    return [
-        sorted(order[number::shards], key=lambda p: (drawn(seed, "mix", p.image_id), p.image_id))
-        for number in range(shards)
-    ]
+def _dealt(photos: Sequence[Photo], shards: int, seed: int) -> dict[int, list[Photo]]:
+    """The photographs of a split by the number of their shard, mixed inside it; empty shards are left out.
+
+    Photographs that name no shard are dealt out: each landmark round robin.
+    """
+    free = [photo for photo in photos if photo.shard is None]
+    order = sorted(free, key=lambda p: (p.landmark or "", drawn(seed, "deal", p.image_id), p.image_id))
+    count = max(min(shards, len(free)), 1)
+    dealt: dict[int, list[Photo]] = defaultdict(list)
+    for place, photo in enumerate(order):
+        dealt[place % count].append(photo)
+    for photo in photos:
+        if photo.shard is not None:
+            dealt[photo.shard].append(photo)
+    return {
+        number: sorted(members, key=lambda p: (drawn(seed, "mix", p.image_id), p.image_id))
+        for number, members in sorted(dealt.items())
+    }
+
+
+class _UnchangedError(Exception):
+    """A shard's bytes are those that lie there."""
 
 
 class _Digesting:
@@ -209,29 +246,51 @@ class _Digesting:
         return self.size
 
 
-def _write_shard(store: Store, split: Split, key: str, photos: Sequence[Photo]) -> int:
-    """Write a TAR and its MD5 file; returns the TAR's bytes. Headers hold no time and no owner."""
+def _write_shard(store: Store, split: Split, key: str, photos: Sequence[Photo], vanished: set[str]) -> tuple[int, bool]:
+    """Write a TAR and its MD5 file, unless they lie there already; headers hold no time and no owner.
+
+    Returns:
+        The TAR's bytes, and whether it was there.
+    """
     path = layout.shard_path(split, key)
-    with store.writing(path) as file:
-        through = _Digesting(file)
-        with tarfile.open(fileobj=through, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-            for photo in photos:
-                data = photo.read()
-                member = tarfile.TarInfo(layout.member_name(photo.image_id))
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-                tar.getmembers().clear()  # tarfile would keep every header to the end
-    line = f"{through.md5.hexdigest()}  {path.rpartition('/')[2]}\n"
-    store.write(layout.md5_path(split, key), line.encode())
-    return through.size
+    name = path.rpartition("/")[2]
+    unchanged = False
+    try:
+        with store.writing(path) as file:
+            through = _Digesting(file)
+            with tarfile.open(fileobj=through, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+                for photo in photos:
+                    data = photo.read()
+                    if data is None:
+                        vanished.add(photo.image_id)
+                        continue
+                    member = tarfile.TarInfo(layout.member_name(photo.image_id))
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                    tar.getmembers().clear()  # tarfile would keep every header to the end
+            line = f"{through.md5.hexdigest()}  {name}\n".encode()
+            if store.size(path) == through.size and _read(store, layout.md5_path(split, key)) == line:
+                raise _UnchangedError
+    except _UnchangedError:
+        unchanged = True
+    else:
+        store.write(layout.md5_path(split, key), line)
+    return through.size, unchanged
 
 
-def _remove_shards_from(store: Store, split: Split, count: int) -> None:
-    """Delete the shards numbered `count` and up, of an earlier bucket with more photographs."""
+def _read(store: Store, name: str) -> bytes | None:
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        return None
+
+
+def _remove_other_shards(store: Store, split: Split, kept: set[str]) -> None:
+    """Delete the shards of an earlier bucket that this one has not."""
     published = set(store.names(split))
-    for number in range(count, MAX_SHARDS):
+    for number in range(MAX_SHARDS):
         key = f"{number:03d}"
-        if layout.shard_path(split, key).rpartition("/")[2] in published:
+        if key not in kept and layout.shard_path(split, key).rpartition("/")[2] in published:
             store.remove(layout.md5_path(split, key))
             store.remove(layout.shard_path(split, key))
 
@@ -255,21 +314,21 @@ def _tables(photos: Sequence[Photo], landmarks: Mapping[str, Landmark], seed: in
     named = sorted((train_ids[name], landmarks[name]) for name in {_name(p) for p in train})
     return {
         "train_clean": sorted((train_ids[name], " ".join(images)) for name, images in clean.items()),
-        "train_attribution": [(p.image_id, p.url, p.author, p.license, p.title) for p in train],
-        "train_label_to_category": [(number, _category_url(known.category)) for number, known in named],
+        "train_attribution": [(p.image_id, p.page, p.author, p.license, p.title) for p in train],
+        "train_label_to_category": [(number, known.category) for number, known in named],
         "train_label_to_hierarchical": [
             (
                 number,
-                _category_url(known.category),
+                known.category,
                 known.supercategory,
                 known.hierarchical_label,
                 known.natural_or_human_made,
             )
             for number, known in named
         ],
-        "index": [(p.image_id,) for p in index],
+        "index": [(p.image_id, p.url) for p in index],
         "index_image_to_landmark": [(p.image_id, index_ids[_name(p)]) for p in index],
-        "test": [(p.image_id,) for p in test],
+        "test": [(p.image_id, p.url) for p in test],
         "recognition_solution": [
             (p.image_id, "" if p.landmark is None else train_ids[p.landmark], p.usage) for p in test
         ],
@@ -290,11 +349,11 @@ def _name(photo: Photo) -> str:
     return photo.landmark
 
 
-def _category_url(category: str) -> str:
-    """A Commons category as published: blanks as underscores, the first letter a capital."""
+def category_page(base: str, category: str) -> str:
+    """The URL of a category below `base`, as Commons writes it: blanks as underscores, the first letter a capital."""
     title = re.sub(r"\s+", "_", category.strip())
     title = title[:1].upper() + title[1:]
-    return layout.CATEGORY_URL + quote(title, safe="()',.!*:-_~", errors="replace")
+    return base + quote(title, safe="()',.!*:-_~", errors="replace")
 
 
 def _csv(columns: Sequence[str], rows: Rows) -> bytes:

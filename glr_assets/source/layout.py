@@ -45,6 +45,12 @@ TABLE_COLUMNS: Final[dict[TableName, tuple[str, ...]]] = {
     "retrieval_solution": ("id", "images", "Usage"),
 }
 
+WRITTEN_COLUMNS: Final[dict[TableName, tuple[str, ...]]] = TABLE_COLUMNS | {
+    "index": ("id", "url"),
+    "test": ("id", "url"),
+}
+"""The columns of a bucket that is written here: where an image of index or test comes from is told too."""
+
 CATEGORY_URL: Final = "http://commons.wikimedia.org/wiki/Category:"
 
 

@@ -18,20 +18,44 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from glr_assets.seeded import drawn
 from glr_assets.source.base import Split
-from glr_assets.source.bucket_writer import Landmark, Photo, write_bucket
+from glr_assets.source.bucket_writer import (
+    IGNORED_NON_LANDMARKS,
+    PUBLIC_SHARE,
+    Landmark,
+    Photo,
+    category_page,
+    write_bucket,
+)
 from glr_assets.source.layout import Usage
-from glr_assets.source.pack import IGNORED_NON_LANDMARKS, PUBLIC_SHARE, PackSummary
 from glr_assets.store import Store
 
-SAMPLE_VERSION: Final = "1"
+SAMPLE_VERSION: Final = "2"
 """Goes up when the same seed gives other bytes."""
 SHARDS: Final[dict[Split, int]] = {"train": 4, "index": 2, "test": 2}
+CATEGORIES: Final = "sample:///wiki/Category:"
+"""No page of the web: the landmarks are invented."""
 LICENSE: Final = "https://creativecommons.org/publicdomain/zero/1.0/"
 AUTHOR: Final = "glr sample, renderer"
 DUPLICATE_SHARE: Final = 0.12
 """Share of a landmark's train images that are another one's, cropped a little and saved again."""
 TRAP_IDS: Final = ("0000000012345678", "00000000000001e5")
 """Ids that a careless reader takes for numbers; some of GLDv2's look like these."""
+
+
+@dataclass(frozen=True)
+class SampleSummary:
+    """What the sample holds: landmarks, images of each split and kind, shards."""
+
+    landmarks: int
+    train: int
+    clean: int
+    index: int
+    test: int
+    ignored: int
+    non_landmarks: int
+    undecodable: int
+    shards: dict[Split, int]
+    shard_bytes: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +119,7 @@ def write_sample(
     seed: int = 0,
     landmarks: Sequence[SampleLandmark] = LANDMARKS,
     non_landmarks: int = 63,
-) -> PackSummary:
+) -> SampleSummary:
     """Render the sample and write it as a whole bucket; the same arguments leave the same bytes.
 
     On top of the counts, the first landmark gets three train files that are no pictures.
@@ -119,7 +143,7 @@ def write_sample(
     def count(split: Split) -> int:
         return sum(photo.split == split for photo in photos)
 
-    return PackSummary(
+    return SampleSummary(
         landmarks=len(landmarks),
         train=count("train"),
         clean=sum(photo.clean for photo in photos),
@@ -127,9 +151,7 @@ def write_sample(
         test=count("test"),
         ignored=sum(photo.split == "test" and photo.usage == "Ignored" for photo in photos),
         non_landmarks=non_landmarks,
-        converted=0,
         undecodable=sum(photo.title.startswith(DEFECT) for photo in photos),
-        skipped={},
         shards=written.shards,
         shard_bytes=written.shard_bytes,
     )
@@ -137,7 +159,7 @@ def write_sample(
 
 def _described(landmark: SampleLandmark) -> Landmark:
     label, supercategory, nature = _KINDS[landmark.family]
-    return Landmark(landmark.title, supercategory, label, nature)
+    return Landmark(category_page(CATEGORIES, landmark.title), supercategory, label, nature)
 
 
 def _photo(
@@ -159,6 +181,7 @@ def _photo(
         clean=clean,
         usage=usage,
         url="sample:///" + place.replace(" ", "_").replace('"', "%22"),
+        page="sample:///" + place.replace(" ", "_").replace('"', "%22"),
         author=AUTHOR,
         license=LICENSE,
         title=f"{name}, {landmark or 'no landmark'}.jpg",

@@ -134,12 +134,12 @@ def _rights(record: ModelRecord) -> str:
     rest = sum(rights.licences.values()) - sum(count for _, count in first)
     rows: list[tuple[Any, ...]] = [(licence, f"{count:,}") for licence, count in first]
     rows += [(f"{len(rights.licences) - len(first)} others", f"{rest:,}")] if rest else []
-    rows += [("not published", f"{rights.unknown:,}")] if rights.unknown else []
+    rows += [("not known", f"{rights.unknown:,}")] if rights.unknown else []
     told = table(("licence", "photographs"), rows)
     return (
-        f"{told}\n\nThe photographs are by {_count(rights.authors, 'author')}. `train_attribution` names them image by "
-        "image, and `glr export` puts the names beside the images. Photographs of landmarks show passers-by; faces are "
-        "neither looked for nor removed."
+        f"{told}\n\nThe photographs are by {_count(rights.authors, 'known author')}. `train_attribution` names them "
+        "image by image, and `glr export` puts the names beside the images. Photographs of landmarks show passers-by; "
+        "faces are neither looked for nor removed."
     )
 
 

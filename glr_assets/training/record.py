@@ -35,7 +35,7 @@ class Rights(BaseModel):
     """photographs by licence, as published"""
     authors: int
     unknown: int
-    """photographs whose author and licence are not published"""
+    """photographs whose licence is not known"""
 
 
 class ModelRecord(BaseModel):
@@ -101,6 +101,8 @@ def rights_of(store: Store, ids: Sequence[str]) -> Rights:
         rows = part.filter(pc.is_in(part["id"], wanted))
         licences.update(rows["license"].to_pylist())
         authors.update(rows["author"].to_pylist())
+    licences.pop("", None)
+    authors.discard("")
     return Rights(licences=dict(licences), authors=len(authors), unknown=len(ids) - licences.total())
 
 

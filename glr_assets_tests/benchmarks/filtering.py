@@ -25,9 +25,9 @@ import dagster as dg
 
 from glr_assets.defs.lineage import Progress, materialise_lineage
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
+from glr_assets.packing.pack import pack
 from glr_assets.seeded import derived_seed
 from glr_assets.settings import Settings
-from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets_tests.benchmarks.measure import PHOTOS, machine, markdown

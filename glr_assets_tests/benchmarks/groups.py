@@ -21,9 +21,9 @@ import numpy as np
 from glr_assets.evaluation.answers import scores_of_answers
 from glr_assets.evaluation.scored import scored_recognition
 from glr_assets.images.reader import ImageReader
+from glr_assets.packing.pack import pack
 from glr_assets.recipes import Recipe, load_recipe
 from glr_assets.source import open_source
-from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.training.group_calibration import make_group_calibration, open_groups
 from glr_assets.training.group_classifiers import make_group_classifier

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from glr_assets.images.reader import ImageReader
+from glr_assets.packing.pack import pack
 from glr_assets.recipes import Learning, Recipe, load_recipe
 from glr_assets.source import open_source
-from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.training.photographs import Augmentation, EpochBatches, Pictures, decode, in_threads, squares
 from glr_assets.training.samplers import shuffled

@@ -21,9 +21,9 @@ from glr_assets.evaluation.controls import (
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import INDEX_METADATA, RECOGNITION_SOLUTION, TEST_METADATA
+from glr_assets.packing.pack import pack
 from glr_assets.recipes import Retrieval, load_recipe
 from glr_assets.source import open_source
-from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets_tests.lineage import curate
@@ -142,7 +142,7 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> Store:
             pixels = np.clip(light, 0, 255).astype(np.uint8)[top : top + 400, left : left + 500]
             Image.fromarray(pixels).save(folder / name / f"{photo:02d}.jpg", quality=92)
     target = str(tmp_path_factory.mktemp("packed") / "bucket")
-    pack(folder, Store(target), shards=1, warn=pytest.fail)
+    pack(folder, Store(target), shards=1, clean_fraction=0.8, seed=8, warn=pytest.fail)
     store = Store(str(tmp_path_factory.mktemp("curated") / "store"))
     curate(open_source(target), store, load_recipe("small"))
     return store

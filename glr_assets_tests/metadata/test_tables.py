@@ -139,8 +139,11 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         {"id": "0123456789012345", "landmark_id": 203093},
         {"id": "1e5", "landmark_id": 7},
     ],
-    "index_metadata": [{"id": "00f", "index_landmark_id": None}, {"id": "1e9", "index_landmark_id": 7}],
-    "test_metadata": [{"id": "000"}, {"id": "9e9"}],
+    "index_metadata": [
+        {"id": "00f", "index_landmark_id": None, "url": None},
+        {"id": "1e9", "index_landmark_id": 7, "url": None},
+    ],
+    "test_metadata": [{"id": "000", "url": None}, {"id": "9e9", "url": None}],
     "recognition_solution": [
         {"id": "000", "landmark_ids": [7], "usage": "Public"},
         {"id": "9e9", "landmark_ids": [], "usage": "Ignored"},
@@ -325,8 +328,8 @@ def test_labels_without_a_hierarchy_and_an_index_without_landmarks(source: Bucke
     ]
     assert {row["supercategory"] for row in rows(store, "landmark_labels")} == {None}
     assert rows(store, "index_metadata") == [
-        {"id": "00f", "index_landmark_id": None},
-        {"id": "1e9", "index_landmark_id": None},
+        {"id": "00f", "index_landmark_id": None, "url": None},
+        {"id": "1e9", "index_landmark_id": None, "url": None},
     ]
 
 
@@ -363,7 +366,7 @@ def test_a_kaggle_folder(tmp_path: Path, store: Store) -> None:
         {"id": "1e5", "url": None, "landmark_id": 7},
     ]
     assert rows(store, "competition_train") == [{"id": "007", "landmark_id": 40}, {"id": "1e5", "landmark_id": 7}]
-    assert rows(store, "test_metadata") == [{"id": "000"}, {"id": "9e9"}]
+    assert rows(store, "test_metadata") == [{"id": "000", "url": None}, {"id": "9e9", "url": None}]
     for asset in ("train_attribution", "landmark_labels", "index_metadata", "recognition_solution"):
         assert rows(store, asset) == []
         assert made[asset].receipt.summary["published"] is False

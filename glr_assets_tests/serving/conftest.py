@@ -16,6 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from glr_assets.images.reader import ImageReader
+from glr_assets.packing.pack import pack
 from glr_assets.recipes import load_recipe
 from glr_assets.retrieval.submission import make_submission
 from glr_assets.serving.app import Service, build_service
@@ -25,7 +26,6 @@ from glr_assets.serving.security import Access
 from glr_assets.serving.server import config
 from glr_assets.serving.sockets import listen
 from glr_assets.source import open_source
-from glr_assets.source.pack import pack
 from glr_assets.store import Store
 from glr_assets_tests.lineage import Lineage, curate, embed, index, write_pooling_embedder, write_recipe
 
@@ -73,7 +73,15 @@ def mosaic(cells: tuple[int, int], number: int, what: str) -> np.ndarray:
 @pytest.fixture(scope="session")
 def sharp_bucket(sharp_photos: Path, non_landmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     target = str(tmp_path_factory.mktemp("packed") / "bucket")
-    pack(sharp_photos, Store(target), non_landmarks=non_landmarks, shards=2, warn=pytest.fail)
+    pack(
+        sharp_photos,
+        Store(target),
+        non_landmarks=non_landmarks,
+        shards=2,
+        clean_fraction=0.8,
+        seed=1728,
+        warn=pytest.fail,
+    )
     return target
 
 

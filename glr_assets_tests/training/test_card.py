@@ -79,7 +79,7 @@ def test_a_card_tells_what_the_record_holds() -> None:
     assert "| held-out top-1 | 0.750 |" in told["Figures"]
     assert "| 1–2 | 4 | 29 | 0.500 |\n| 101+ | 2 | 30 | 0.875 |" in told["Figures"]
     assert r"| a \| b | 1,990 |" in told["Rights and people"].splitlines()[4]
-    assert "| not published | 5 |" in told["Rights and people"]
+    assert "| not known | 5 |" in told["Rights and people"]
     assert "1 author." in told["Rights and people"]
     # Of 30 photographs and more nothing is said.
     assert "these class sizes: 1–2 (29)." in told["Limits"]

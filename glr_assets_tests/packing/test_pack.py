@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
 import os
+import re
 import shutil
 import tarfile
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from glr_assets.codecs import formats
 from glr_assets.errors import SourceError
+from glr_assets.packing import pack as pack_module
+from glr_assets.packing.pack import FILES, PackSummary, pack
+from glr_assets.recipes import Images
 from glr_assets.source import layout
 from glr_assets.source.base import TableName
-from glr_assets.source.pack import PackSummary, pack
 from glr_assets.store import Store
 from glr_assets_tests.source.test_fingerprints import exif_of
 from glr_assets_tests.test_grouped_split import scene
@@ -104,13 +108,9 @@ def test_split_of_each_landmark(
     test = Counter(row["landmarks"] for row in table(bucket, "recognition_solution"))
     clean = {row["landmark_id"]: row["images"].split(" ") for row in table(bucket, "train_clean")}
     assert len(train) == len(counts)
-    expected: Counter[tuple[int, int]] = Counter()
-    for count in counts:
-        tests = min(math.floor(count * test_fraction + 0.5), count - 1)
-        rest = count - tests
-        held = min(math.floor(rest * index_fraction + 0.5), rest - 1)
-        expected[(rest - held, tests)] += 1
-    assert Counter((train[landmark], test[landmark]) for landmark in train) == expected
+    if not index_fraction:
+        assert Counter(train[landmark] + test[landmark] for landmark in train) == Counter(counts)
+    assert bool(test_fraction) or not test
     for landmark, ids in clean.items():
         assert {by_landmark[i] for i in ids} == {landmark}
         assert min(2, train[landmark]) <= len(set(ids)) == len(ids)
@@ -143,9 +143,9 @@ def test_ids_are_hashes_of_paths(tmp_path: Path) -> None:
     assert row["id"] == hashlib.sha256(b"eiffel_tower/0.jpg").hexdigest()[:16]
     assert row["url"] == "eiffel_tower/0.jpg"
     (category,) = table(tmp_path / "bucket", "train_label_to_category")
-    assert category["category"] == "http://commons.wikimedia.org/wiki/Category:Eiffel_tower"
+    assert category["category"] == "eiffel tower"
     (attribution,) = table(tmp_path / "bucket", "train_attribution")
-    assert (attribution["author"], attribution["license"], attribution["title"]) == ("unknown", "unknown", "0.jpg")
+    assert (attribution["author"], attribution["license"], attribution["title"]) == ("", "", "0.jpg")
 
 
 def test_colliding_hashes_get_ids_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_colliding_hashes_get_ids_of_their_own(tmp_path: Path, monkeypatch: pyte
             self.hexdigest = lambda: "0" * 15 + sha256(data).hexdigest()
 
     photos = folder(tmp_path / "photos", {"a": 5, "b": 3})
-    monkeypatch.setattr("glr_assets.source.pack.hashlib.sha256", Narrow)
+    monkeypatch.setattr("glr_assets.packing.pack.hashlib.sha256", Narrow)
     summary, _ = packed(photos, tmp_path / "bucket", index_fraction=0.5)
     ids = [i for split in layout.SPLITS for i in images(tmp_path / "bucket", split)]
     assert len(set(ids)) == len(ids) == 8 == summary.train + summary.index + summary.test
@@ -174,13 +174,76 @@ def test_same_photographs_elsewhere_give_the_same_bytes_and_another_seed_others(
     assert files(tmp_path / "one/bucket") != files(tmp_path / "other")
 
 
-def test_packing_again_takes_up_new_photographs(tmp_path: Path) -> None:
+def splits(bucket: Path) -> dict[str, tuple[str, str]]:
+    """Split and usage of every photograph by its path, the index's copies left aside."""
+    with (bucket / FILES).open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["outcome"] == "packed" and row["split"] != "index"]
+    return {row["path"]: (row["split"], row["usage"]) for row in rows}
+
+
+def test_shares_are_those_asked_for(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {f"l{n}": 30 for n in range(40)})
+    summary, _ = packed(photos, tmp_path / "bucket", test_fraction=0.3)
+    # 1,200 draws of probability .3: five standard deviations of a binomial count are 79.
+    assert abs(summary.test - 360) < 79
+    assert summary.clean == summary.train == 1200 - summary.test
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_photographs_keep_split_and_shard_when_others_come_and_go(tmp_path: Path, fresh: bool) -> None:
+    counts = {f"l{n}": 12 for n in range(6)}
+    photos = folder(tmp_path / "photos", counts)
+    packed(photos, tmp_path / "bucket", shards=8)
+    before, tars = splits(tmp_path / "bucket"), files(tmp_path / "bucket")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "bucket").rglob("*.tar")}
+    for number in range(5):
+        (photos / "l0" / f"new{number}.jpg").write_bytes(jpeg(9000 + number))
+    (photos / "l5" / "3.jpg").unlink()
+    bucket = tmp_path / ("fresh" if fresh else "bucket")
+    summary, _ = packed(photos, bucket, shards=8)
+    after = splits(bucket)
+    assert len(after) == len(before) + 4
+    assert {path: side for path, side in after.items() if path in before} == {
+        path: side for path, side in before.items() if path != "l5/3.jpg"
+    }
+    same = {name for name, data in files(bucket).items() if name.endswith(".tar") and tars.get(name) == data}
+    changed = {name for name in tars if name.endswith(".tar")} - same
+    assert 0 < len(changed) <= 12  # six photographs in at most two shards each
+    if not fresh:
+        assert summary.unchanged_shards == len(same)
+        assert {
+            str(p.relative_to(bucket)) for p, at in stamps.items() if p.exists() and p.stat().st_mtime_ns == at
+        } == same
+        removed = hashlib.sha256(b"l5/3.jpg").hexdigest()[:16]
+        assert not any(removed.encode() in data for data in files(bucket).values())
+
+
+def test_a_photograph_under_another_landmark_keeps_its_side(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 20, "b": 20})
+    packed(photos, tmp_path / "bucket")
+    before = splits(tmp_path / "bucket")
+    for number in range(10):
+        (photos / "a" / f"{number}.jpg").rename(photos / "b" / f"moved{number}.jpg")
+    packed(photos, tmp_path / "bucket")
+    after = splits(tmp_path / "bucket")
+    assert [after[f"b/moved{n}.jpg"][0] for n in range(10)] == [before[f"a/{n}.jpg"][0] for n in range(10)]
+    names = {row["id"]: row["landmark_id"] for row in table(tmp_path / "bucket", "train")}
+    assert len(set(names.values())) == 2
+
+
+def test_the_only_photographs_that_trained_may_go(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 12})
+    packed(photos, tmp_path / "bucket", test_fraction=0.5)
+    for path, (split, _) in splits(tmp_path / "bucket").items():
+        if split == "train":
+            (photos / path).unlink()
+    packed(photos, tmp_path / "bucket", test_fraction=0.5)
+    assert [split for split, _ in splits(tmp_path / "bucket").values()].count("train") == 1
+
+
+def test_another_seed_at_the_same_place_is_refused(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", {"a": 6})
     packed(photos, tmp_path / "bucket")
-    (photos / "a" / "3.jpg").unlink()
-    packed(photos, tmp_path / "bucket")
-    packed(photos, tmp_path / "fresh")
-    assert files(tmp_path / "bucket") == files(tmp_path / "fresh")
     with pytest.raises(SourceError, match=r"holds a bucket made with .*\"seed\": 0"):
         packed(photos, tmp_path / "bucket", seed=1)
 
@@ -204,7 +267,7 @@ def test_jpeg_bytes_are_untouched_and_other_formats_converted(tmp_path: Path) ->
     (photos / "named_wrongly.png").write_bytes(jpeg(5))
     summary, warnings = packed(tmp_path / "photos", tmp_path / "bucket", test_fraction=0)
     assert not warnings
-    assert (summary.train, summary.converted, summary.undecodable) == (6, 4, 0)
+    assert (summary.train, summary.converted, summary.left_out) == (6, 4, {})
     titles = {row["id"]: row["title"] for row in table(tmp_path / "bucket", "train_attribution")}
     data = {titles[i]: content for i, content in images(tmp_path / "bucket", "train").items()}
     assert data["photo.JPG"] == original
@@ -220,20 +283,114 @@ def test_jpeg_bytes_are_untouched_and_other_formats_converted(tmp_path: Path) ->
     assert np.abs(pixels["turned.tif"][32, 8] - (200, 10, 10)).max() < 12
 
 
-def test_undecodable_files_are_packed_as_they_are_with_one_warning_each(tmp_path: Path) -> None:
-    photos = folder(tmp_path / "photos", {"a": 2})
-    (photos / "a" / "empty.jpg").write_bytes(b"")
+def left_out(bucket: Path) -> dict[str, str]:
+    with (bucket / FILES).open(newline="", encoding="utf-8") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file) if row["outcome"] == "left out"}
+
+
+def test_only_what_decodes_is_drawn_into_a_split_and_every_other_file_has_its_reason(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 9})
     rng = np.random.default_rng(0)
     whole = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
-    (photos / "a" / "cut.jpg").write_bytes(whole.getvalue()[:-2000])
-    (photos / "a" / "page.png").write_bytes(b"<html>not found</html>")
+    ftyp = b"\0\0\0\x18ftyp"
+    others = {
+        "empty.jpg": (b"", "empty file"),
+        "cut.jpg": (whole.getvalue()[:300], "cannot be decoded"),
+        "page.png": (b"<html>not found</html>", "not a picture"),
+        "1.xmp": (b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>', "not a picture"),
+        "1.jpg.xmp": (b'<?xpacket?><x:xmpmeta xmlns:x="adobe:ns:meta/"/>', "not a picture"),
+        "1.aae": (b"<?xml?><plist><key>adjustmentBaseVersion</key></plist>", "not a picture"),
+        "1.heic": (ftyp + b"heic\0\0\0\0mif1heic", "HEIC photograph without its decoder"),
+        "1.m4v": (ftyp + b"M4V \0\0\0\0mp42isom", "video or audio"),
+        "1.lrv": (ftyp + b"mp42\0\0\0\0mp42isom", "video or audio"),
+        "1.thm": (jpeg(700), "thumbnail of a video"),
+        "1.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
+        "1.docx": (b"PK\x03\x04" + bytes(40), "not a picture"),
+        "1.lnk": (b"L\0\0\0\x01\x14\x02\0" + bytes(60), "not a picture"),
+        "1.jpg.part": (whole.getvalue()[:400], "unfinished download"),
+        "1.jpg.crdownload": (jpeg(701), "unfinished download"),
+        "1.jpg~": (jpeg(702), "backup copy of a file"),
+        "Thumbs.db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "not a picture"),
+        "1.raf": (b"FUJIFILMCCD-RAW" + bytes(90), "unsupported format"),
+        "noise": (bytes(range(256)), "not a picture"),
+    }
+    if formats.has_heif():
+        others["1.heic"] = (others["1.heic"][0], "cannot be decoded")
+    for name, (data, _) in others.items():
+        (photos / "a" / name).write_bytes(data)
+    summary, warnings = packed(photos, tmp_path / "bucket", test_fraction=0.3)
+    assert left_out(tmp_path / "bucket") == {f"a/{name}": reason for name, (_, reason) in others.items()}
+    assert summary.files == summary.packed + sum(summary.left_out.values()) == 9 + len(others)
+    contents = [data for split in ("train", "test") for data in images(tmp_path / "bucket", split).values()]
+    assert sorted(contents) == sorted(path.read_bytes() for path in (photos / "a").glob("[0-9].jpg"))
+    loud = {"empty.jpg", "cut.jpg", "1.heic", "1.raf"}
+    assert {Path(line.split(": ")[0]).name for line in warnings if "left out" in line} == loud
+    assert formats.has_heif() or any("glr-assets[heif]" in line for line in warnings)
+
+
+def test_names_of_one_landmark_and_folders_of_systems(tmp_path: Path) -> None:
+    photos = folder(
+        tmp_path / "photos",
+        {
+            "Eiffel Tower": 4,
+            "eiffel tower": 1,
+            "Eiffel_Tower": 1,
+            unicodedata.normalize("NFC", "Sacré Cœur"): 1,
+            unicodedata.normalize("NFD", "Sacré Cœur"): 2,
+            "Sacre-Cœur": 1,
+            "@eaDir": 3,
+            "#recycle": 1,
+            "$RECYCLE.BIN": 1,
+            ".Trash-1000": 1,
+            "__MACOSX": 1,
+            "lost+found": 1,
+        },
+    )
+    folder(photos / "Eiffel Tower", {"@eaDir": 2, ".picasaoriginals": 1})
     summary, warnings = packed(photos, tmp_path / "bucket", test_fraction=0)
-    assert summary.undecodable == 3
-    assert {Path(line.split(": ")[0]).name for line in warnings} == {"empty.jpg", "cut.jpg", "page.png"}
-    assert len(warnings) == 3
-    contents = images(tmp_path / "bucket", "train").values()
-    assert sum(content in (b"", b"<html>not found</html>", whole.getvalue()[:-2000]) for content in contents) == 3
+    assert summary.landmarks == 3
+    names = {row["category"] for row in table(tmp_path / "bucket", "train_label_to_category")}
+    assert names == {"Eiffel Tower", "Sacré Cœur", "Sacre-Cœur"}
+    assert summary.left_out == {"hidden": 2, "in a folder of the system": 9}
+    assert sum("one landmark, packed as" in line for line in warnings) == 2
+    assert sum("give the folders one name if they are one" in line for line in warnings) == 1
+
+
+def test_a_file_in_two_landmarks_is_said(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 2, "b": 2})
+    shutil.copy(photos / "a" / "1.jpg", photos / "b" / "copy.jpg")
+    _, warnings = packed(photos, tmp_path / "bucket", test_fraction=0)
+    assert any(line.startswith("b/copy.jpg: the same file as a/1.jpg") for line in warnings)
+
+
+def test_a_panorama_beyond_what_ingest_takes_is_shrunk_with_a_note(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 1})
+    Image.new("RGB", (22_000, 3_000), (90, 120, 30)).save(photos / "a" / "wide.jpg", quality=60)
+    summary, _ = packed(photos, tmp_path / "bucket", test_fraction=0)
+    assert (summary.shrunk, summary.packed) == (1, 2)
+    found = [Image.open(io.BytesIO(data)) for data in images(tmp_path / "bucket", "train").values()]
+    wide = max(found, key=lambda image: image.width)
+    assert wide.width * wide.height <= Images().max_pixels < 22_000 * 3_000
+    assert wide.width / wide.height == pytest.approx(22 / 3, rel=0.001)
+
+
+def test_files_that_go_or_change_while_they_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = folder(tmp_path / "photos", {"a": 6})
+    write = pack_module.write_bucket
+
+    def disturbed(*arguments: object, **options: object) -> object:
+        (photos / "a" / "0.jpg").unlink()
+        (photos / "a" / "1.jpg").write_bytes(b"no picture any more")
+        (photos / "a" / "2.jpg").write_bytes(jpeg(555))
+        return write(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pack_module, "write_bucket", disturbed)
+    summary, _ = packed(photos, tmp_path / "bucket", test_fraction=0)
+    assert summary.left_out == {"gone or changed while it was packed": 2}
+    assert (summary.files, summary.packed, summary.train) == (6, 4, 4)
+    assert len(table(tmp_path / "bucket", "train")) == len(images(tmp_path / "bucket", "train")) == 4
+    assert jpeg(555) in images(tmp_path / "bucket", "train").values()
 
 
 def test_nested_linked_hidden_and_foreign_files(tmp_path: Path) -> None:
@@ -262,14 +419,15 @@ def test_nested_linked_hidden_and_foreign_files(tmp_path: Path) -> None:
         "c/album/0.jpg",
         "c/album/1.jpg",
     ]
-    assert summary.skipped == {
-        "folder seen before": 3,
+    assert summary.left_out == {
+        "folder visited before": 3,
         "hidden": 1,
-        "not an image": 1,
+        "not a picture": 1,
         "not in a landmark folder": 1,
         "unreadable": 1,
     }
-    assert [Path(line.split(": ")[0]).name for line in warnings] == ["broken.jpg", "empty"]
+    told = [line for line in warnings if "the same file as" not in line]
+    assert [Path(line.split(": ")[0]).name for line in told] == ["broken.jpg", "empty"]
 
 
 def test_names_of_any_characters(tmp_path: Path) -> None:
@@ -289,12 +447,13 @@ def test_non_landmarks_are_test_images_without_landmark(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", {"a": 4})
     others = folder(tmp_path / "photos" / "others", {"x": 5, "y": 4})
     summary, _ = packed(photos, tmp_path / "bucket", non_landmarks=others, test_fraction=0.25)
-    assert (summary.landmarks, summary.non_landmarks, summary.ignored, summary.test) == (1, 9, 4, 10)
+    assert (summary.landmarks, summary.non_landmarks) == (1, 9)
     solution = table(tmp_path / "bucket", "recognition_solution")
     usages = defaultdict(list)
     for row in solution:
         usages[row["landmarks"] == ""].append(row["Usage"])
-    assert Counter(usages[True])["Ignored"] == math.ceil(9 * 3 / 8) == 4
+    assert Counter(usages[True])["Ignored"] == summary.ignored
+    assert 0 < summary.ignored < 9
     assert "Ignored" not in usages[False]
 
 
@@ -375,10 +534,10 @@ def test_a_burst_is_on_one_side_of_every_split(tmp_path: Path) -> None:
             frames = [(root / landmark / f"{number}_{frame}.jpg").read_bytes() for frame in range(3)]
             assert len(set(frames)) == 3
             assert len({frozenset(found[frame]) for frame in frames}) == 1, (landmark, number)
-    # As many as were wanted, but for the size of a group: 10 of 24 test each landmark, 4 of 14 the index.
-    assert summary.test - summary.non_landmarks == pytest.approx(4 * 9.6, abs=4 * 3)
+    # 32 groups of three are drawn by .4, 12 by 3/8: three standard deviations are 25 and 15 photographs.
+    assert summary.test - summary.non_landmarks == pytest.approx(96 * 0.4, abs=25)
     assert summary.index > 0
-    assert summary.ignored == pytest.approx(36 * 3 / 8, abs=3)
+    assert summary.ignored == pytest.approx(36 * 3 / 8, abs=15)
     # Nothing but the photographs decides, so a copy is split alike.
     shutil.copytree(photos, tmp_path / "copied" / "photos")
     shutil.copytree(others, tmp_path / "copied" / "others")
@@ -394,8 +553,9 @@ def test_a_landmark_of_one_burst_has_no_test_photograph_and_is_named(tmp_path: P
     burst(tmp_path / "photos", "often", list(range(20, 30)), 1)
     summary, warnings = packed(tmp_path / "photos", tmp_path / "bucket", test_fraction=0.3)
     (line,) = warnings
-    assert line.startswith(f"{tmp_path / 'photos' / 'once'}: most of its 6 photographs are near-duplicates")
-    assert (summary.train, summary.test) == (13, 3)
+    assert line.startswith("no test query of 1 landmarks, as 'once'")
+    assert summary.train + summary.test == 16
+    assert summary.test
 
 
 @needs_photos
@@ -405,22 +565,21 @@ def test_real_photographs(tmp_path: Path) -> None:
     count = sum(p.is_file() for p in landmarks.rglob("*"))
     strangers = sum(p.is_file() for p in others.rglob("*"))
     assert summary.train + summary.test - summary.non_landmarks == count
-    assert (summary.non_landmarks, summary.ignored) == (strangers, math.ceil(strangers * 3 / 8))
-    assert not warnings
+    assert summary.non_landmarks == strangers
+    # A binomial count of probability 3/8: five standard deviations, more where near-duplicates go together.
+    assert abs(summary.ignored - strangers * 3 / 8) < 30
+    assert all("no test query" in line for line in warnings)
     originals = {p.read_bytes() for p in landmarks.rglob("*") if p.is_file()}
     train = images(tmp_path / "bucket", "train")
     assert sum(content in originals for content in train.values()) >= len(train) - summary.converted
 
 
 @needs_photos
-def test_nasty_files_are_all_packed(tmp_path: Path) -> None:
+def test_nasty_files_are_all_accounted_for(tmp_path: Path) -> None:
     nasty = SHARED_PHOTOS / "nasty"
     summary, warnings = packed(nasty, tmp_path / "bucket")
     candidates = [p for p in nasty.rglob("*") if p.is_file()]
-    skipped = sum(summary.skipped.values())
-    assert summary.train + summary.test + skipped == len(candidates)
-    grouped = [line for line in warnings if "near-duplicates of each other" in line]
-    # One photograph in all orientations.
-    assert [line.partition(": ")[0] for line in grouped] == [str(nasty / "exif_orientation")]
-    assert len(warnings) - len(grouped) == summary.undecodable > 50
-    assert all("\n" not in line and "0x" not in line for line in warnings)
+    assert summary.files == summary.packed + sum(summary.left_out.values()) == len(candidates)
+    assert summary.train + summary.test == summary.packed
+    assert sum(summary.left_out.values()) > 20
+    assert all("\n" not in line and not re.search("0x[0-9a-f]{6}", line) for line in warnings)

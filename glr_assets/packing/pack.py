@@ -1,0 +1,598 @@
+"""Turn folders of a team's own photographs, one folder a landmark, into a bucket shaped like GLDv2.
+
+What belongs here: which photograph goes to which split and shard. The bucket's form belongs to `bucket_writer`.
+
+Each choice is drawn by a photograph's path and the seed, never by its place among others. So a photograph keeps its
+split and shard when others come and go, and a shard that none of them concerns keeps its bytes. What an earlier bucket
+at the same place says of a photograph, by its path or its content, holds before that.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+
+from glr_assets.errors import SourceError
+from glr_assets.grouped_split import near_duplicate_groups
+from glr_assets.packing.photo_files import (
+    FileRow,
+    LeftOut,
+    NotAPhoto,
+    PhotoFile,
+    as_packed,
+    files_below,
+    is_system_folder,
+    judge,
+    judged,
+    name_in,
+)
+from glr_assets.packing.rights import FILE_NAME, Credit, CreditList, credit_of, read_credits
+from glr_assets.ranges import ordered
+from glr_assets.seeded import drawn
+from glr_assets.source.base import Split
+from glr_assets.source.bucket_writer import (
+    IGNORED_NON_LANDMARKS,
+    PUBLIC_SHARE,
+    Landmark,
+    Photo,
+    Written,
+    claim,
+    write_bucket,
+)
+from glr_assets.source.fingerprints import UNDECODABLE, fingerprint, traits_of
+from glr_assets.source.layout import SPLITS, Usage
+from glr_assets.store import Store
+
+MADE_BY: Final = "glr pack"
+#: A row a file that was seen: what became of it, and why.
+FILES: Final = "files.csv"
+#: The same in figures.
+SUMMARY: Final = "pack.json"
+_COLUMNS: Final = tuple(field.name for field in fields(FileRow))
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What became of the files that were seen: files = packed + left out, and packed = train + test + held-out index.
+
+    Attributes:
+        files: seen below the folders.
+        packed: photographs in the bucket.
+        left_out: files by reason.
+        landmarks: with a photograph in the bucket.
+        train: photographs that train.
+        clean: of these in the competition's set; the others fill small classes, if the recipe says so.
+        index: photographs in the index; without `--index-fraction` those that train, once more.
+        test: queries, those without landmark included.
+        ignored: queries that are never scored.
+        non_landmarks: queries without landmark.
+        converted: photographs of other formats than JPEG.
+        shrunk: photographs of more pixels than ingest takes.
+        without_rights: packed photographs whose author or terms are not known.
+        shards: of each split.
+        unchanged_shards: shards whose bytes lay there already.
+        shard_bytes: of all shards.
+    """
+
+    files: int
+    packed: int
+    left_out: dict[str, int]
+    landmarks: int
+    train: int
+    clean: int
+    index: int
+    test: int
+    ignored: int
+    non_landmarks: int
+    converted: int
+    shrunk: int
+    without_rights: int
+    shards: dict[Split, int]
+    unchanged_shards: int
+    shard_bytes: int
+
+
+def pack(
+    photos: Path,
+    bucket: Store,
+    *,
+    non_landmarks: Path | None = None,
+    credits_file: Path | None = None,
+    shards: int = 4,
+    test_fraction: float = 0.3,
+    clean_fraction: float = 1.0,
+    index_fraction: float = 0.0,
+    seed: int = 0,
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> PackSummary:
+    """Pack `photos`/<landmark>/… and, as test images without landmark, all of `non_landmarks`.
+
+    Only what ingest can decode is packed; `FILES` in the bucket has a row for every file. Folders whose names differ in
+    case, underscores, blanks or Unicode form alone are one landmark. Every landmark keeps a train image, and
+    near-duplicates are on one side. `index_fraction` of the train images are held out for the retrieval index; at 0 the
+    index is the
+    train images once more, under ids of their own. The same photographs and arguments leave the same bytes, wherever
+    the photographs lie; over an earlier bucket what is packed already keeps its split.
+
+    Args:
+        photos: a folder a landmark, with photographs at any depth.
+        bucket: where the bucket goes.
+        non_landmarks: photographs that show none.
+        credits_file: a list of authors and terms (`rights`), by path below `photos`.
+        shards: of a split, at most.
+        test_fraction: share of each landmark's photographs that are test queries, in the mean.
+        clean_fraction: share of the train photographs in the competition's set.
+        index_fraction: share of the train photographs held out for the index.
+        seed: of all choices.
+        warn: given a line for each file that its owner may miss, and each question about the folders.
+        progress: given the files judged so far, and of how many.
+
+    Raises:
+        SourceError: no photographs, a fraction out of range, a wrong list, or a place that cannot take the bucket.
+    """
+    for name, value, below_one in (
+        ("test", test_fraction, True),
+        ("clean", clean_fraction, False),
+        ("index", index_fraction, True),
+    ):
+        if not (0 <= value < 1 or (value == 1 and not below_one)):
+            ceiling = "below 1" if below_one else "to 1"
+            raise SourceError(f"{name} fraction = {value}: expected 0 {ceiling}; mend --{name}-fraction")
+    _check_places(photos, bucket, non_landmarks)
+    origin = {
+        "made_by": MADE_BY,
+        "photos": photos.resolve().name,
+        "non_landmarks": None if non_landmarks is None else non_landmarks.resolve().name,
+        "shards": shards,
+        "test_fraction": test_fraction,
+        "clean_fraction": clean_fraction,
+        "index_fraction": index_fraction,
+        "seed": seed,
+    }
+    claim(bucket, origin)
+    left_out = LeftOut(warn)
+    names, found = _judged_landmarks(photos, non_landmarks, left_out, warn, progress)
+    strangers: list[PhotoFile] = []
+    if non_landmarks is not None:
+        paths = [p for p in files_below(non_landmarks, non_landmarks, [photos], left_out) if p.name != FILE_NAME]
+        strangers = _judged(paths, non_landmarks, left_out, progress)
+    lists = _credit_lists(photos, credits_file)
+    plan = _Plan(seed, shards, _earlier(bucket), lists)
+    for landmark, files in found.items():
+        plan.add_landmark(landmark, files, test_fraction, clean_fraction, index_fraction)
+    plan.add_non_landmarks(strangers)
+    for one in lists[:1] if credits_file else []:
+        if one.unused:
+            warn(f"{one.name}: {len(one.unused)} rows name no photograph, the first {one.unused[0]!r}")
+    without_test = [names[key] for key in found if test_fraction and len(found[key]) > 1 and key not in plan.tested]
+    if without_test:
+        warn(f"no test query of {len(without_test)} landmarks, as {without_test[0]!r}: few photographs, or all alike")
+    written = write_bucket(
+        plan.photos,
+        {key: Landmark(_readable(names[key])) for key in found},
+        bucket,
+        shards=dict.fromkeys(SPLITS, shards),
+        origin=origin,
+        seed=seed,
+    )
+    rows = [
+        replace(row, outcome="left out", split="", id="", reason="gone or changed while it was packed")
+        if row.id in written.vanished
+        else row
+        for row in plan.rows
+    ]
+    rows = sorted([*rows, *left_out.rows], key=lambda row: (row.path, row.outcome))
+    summary = _summary(plan, rows, written)
+    bucket.write(FILES, _csv(rows))
+    bucket.write(SUMMARY, json.dumps(asdict(summary), indent=1).encode() + b"\n")
+    return summary
+
+
+def read_summary(bucket: Store) -> dict[str, Any] | None:
+    """The figures of a bucket that `pack` wrote; None of another."""
+    try:
+        found = bucket.read_json(SUMMARY)
+    except FileNotFoundError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _csv(rows: Sequence[FileRow]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(tuple(getattr(row, name) for name in _COLUMNS) for row in rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _check_places(photos: Path, bucket: Store, non_landmarks: Path | None) -> None:
+    for folder in (photos, non_landmarks):
+        if folder is None:
+            continue
+        if not folder.is_dir():
+            raise SourceError(f"{folder}: not a folder of photographs; give one that exists")
+        if bucket.is_local and Path(bucket.root).resolve().is_relative_to(folder.resolve()):
+            raise SourceError(f"{bucket.url}: lies inside the photographs {folder}; choose a place outside")
+    if non_landmarks is not None and photos.resolve() == non_landmarks.resolve():
+        raise SourceError(f"{non_landmarks}: both landmarks and non-landmarks; give two folders")
+
+
+def landmark_key(folder: str) -> str:
+    """What folders of one landmark have in common: NFC, without case, underscores and blanks as one blank."""
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", folder)).strip().casefold() or folder
+
+
+def _alike_key(key: str) -> str:
+    """A key without accents, signs and blanks: where two are equal the names may be meant as one."""
+    plain = unicodedata.normalize("NFKD", key)
+    return "".join(letter for letter in plain if letter.isalnum())
+
+
+def _judged_landmarks(
+    photos: Path,
+    non_landmarks: Path | None,
+    left_out: LeftOut,
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, str], dict[str, list[PhotoFile]]]:
+    """The name and the photographs of each landmark, by its key; folders without any are left out."""
+    folders: dict[str, list[Path]] = defaultdict(list)
+    for entry in _sorted_entries(photos):
+        if entry.name == FILE_NAME:
+            continue
+        if entry.name.startswith(".") or (entry.is_dir() and is_system_folder(entry.name)):
+            reason = "hidden" if entry.name.startswith(".") else "in a folder of the system"
+            files = [p for p in sorted(entry.rglob("*")) if p.is_file()] if entry.is_dir() else [entry]
+            for path in files:
+                left_out.add(name_in(photos, path), reason)
+        elif not entry.is_dir():
+            left_out.add(entry.name, "not in a landmark folder")
+        elif non_landmarks is None or entry.resolve() != non_landmarks.resolve():
+            folders[landmark_key(entry.name)].append(entry)
+    if not folders:
+        raise SourceError(f"{photos}: no landmark folder; expected {photos.name}/<landmark>/<photograph>.jpg")
+    outside = [photos, *([non_landmarks] if non_landmarks is not None else [])]
+    paths: dict[str, list[Path]] = {}
+    for key, places in folders.items():
+        paths[key] = [p for place in places for p in files_below(place, photos, outside, left_out)]
+    listed = [path for found in paths.values() for path in found if path.name != FILE_NAME]
+    good = {file.path: file for file in _judged(listed, photos, left_out, progress)}
+    found: dict[str, list[PhotoFile]] = {}
+    names: dict[str, str] = {}
+    for key, places in folders.items():
+        mine = [good[path] for path in paths[key] if path in good]
+        if not mine:
+            warn(f"{places[0]}: no photograph in it; left out")
+            continue
+        sizes = Counter(file.name.partition("/")[0] for file in mine)
+        names[key] = min(sizes, key=lambda name: (-sizes[name], name))
+        found[key] = mine
+        if len(sizes) > 1:
+            warn(f"{', '.join(map(repr, sorted(sizes)))}: one landmark, packed as {_readable(names[key])!r}")
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.counts.items())
+        raise SourceError(
+            f"{photos}: no photograph in its {len(folders)} folders{f' ({reasons})' if reasons else ''}; "
+            "put some under <landmark>/"
+        )
+    _ask_about(names, found, warn)
+    return names, found
+
+
+def _sorted_entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be listed ({error.strerror}); grant access to it") from error
+
+
+def _ask_about(names: Mapping[str, str], found: Mapping[str, Sequence[PhotoFile]], warn: Callable[[str], None]) -> None:
+    """Say where names or photographs make one doubt that two landmarks are two."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for key, name in names.items():
+        alike[_alike_key(key)].append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            told = ", ".join(map(repr, same))
+            warn(f"{told}: packed as {len(same)} landmarks; give the folders one name if they are one")
+    first: dict[str, tuple[str, str]] = {}
+    for key, files in found.items():
+        for file in files:
+            other, path = first.setdefault(file.sha256, (key, file.name))
+            if other != key:
+                warn(f"{file.name}: the same file as {path}, which is of another landmark; remove one of them")
+
+
+def _judged(
+    paths: Sequence[Path], root: Path, left_out: LeftOut, progress: Callable[[int, int], None]
+) -> list[PhotoFile]:
+    """The photographs among files, in their order, judged by a thread a core."""
+
+    def one(path: Path) -> tuple[PhotoFile | None, LeftOut]:
+        mine = LeftOut(lambda text: None)
+        return judge(path, root, mine), mine
+
+    found = []
+    for number, (file, noted) in enumerate(ordered(one, paths, workers=os.cpu_count() or 1), 1):
+        for row in noted.rows:
+            left_out.add(row.path, row.reason, row.detail, loud=row.reason in _LOUD)
+        if file is not None:
+            found.append(file)
+        progress(number, len(paths))
+    return found
+
+
+_LOUD: Final = frozenset(
+    {
+        "unreadable",
+        "empty file",
+        "too large",
+        "cannot be decoded",
+        "HEIC photograph without its decoder",
+        "unsupported format",
+    }
+)
+
+
+def _credit_lists(photos: Path, credits_file: Path | None) -> list[CreditList]:
+    """The list that was given, and those in folders, the deepest first."""
+    lists = [read_credits(credits_file)] if credits_file is not None else []
+    inside = [
+        path
+        for path in photos.rglob(FILE_NAME)
+        if path.is_file() and (credits_file is None or path.resolve() != credits_file.resolve())
+    ]
+    inside.sort(key=lambda path: (-len(path.parts), path))
+    return lists + [read_credits(path, name_in(photos, path.parent)) for path in inside]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What an earlier bucket says of photographs: split and usage by path and by content."""
+
+    by_path: Mapping[str, tuple[str, str]]
+    by_content: Mapping[str, tuple[str, str]]
+
+    def of(self, file: PhotoFile, landmark: str | None) -> tuple[str, str] | None:
+        kind = "" if landmark is not None else "\0"
+        return self.by_path.get(kind + _normal(file.name)) or self.by_content.get(kind + file.sha256)
+
+
+def _earlier(bucket: Store) -> _Before:
+    by_path: dict[str, tuple[str, str]] = {}
+    by_content: dict[str, tuple[str, str]] = {}
+    try:
+        text = bucket.read(FILES).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return _Before(by_path, by_content)
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        if row.get("outcome") == "packed" and row.get("split") in SPLITS:
+            kind = "" if row["landmark"] else "\0"
+            by_path[kind + row["path"]] = by_content[kind + row["sha256"]] = (row["split"], row["usage"])
+    return _Before(by_path, by_content)
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+class _Plan:
+    """The photographs of the bucket to be, each with its split and shard; ids are unique across the splits."""
+
+    def __init__(self, seed: int, shards: int, before: _Before, lists: Sequence[CreditList]) -> None:
+        self.photos: list[Photo] = []
+        self.rows: list[FileRow] = []
+        self.tested: set[str] = set()
+        self.without_rights = 0
+        self._seed, self._shards, self._before, self._lists = seed, shards, before, lists
+        self._taken: set[str] = set()
+
+    def add_landmark(
+        self,
+        landmark: str,
+        files: Sequence[PhotoFile],
+        test_fraction: float,
+        clean_fraction: float,
+        index_fraction: float,
+    ) -> None:
+        """Split one landmark's photographs; near-duplicates go to one side, and one at least trains."""
+        groups = self._groups(files)
+        testing, training = self._divided(groups, "test", test_fraction, landmark)
+        indexed, training = (
+            self._divided(training, "index", index_fraction, landmark) if index_fraction else ([], training)
+        )
+        # Half the classes lie above the fraction and half below, so that some have much left for filling.
+        spread = min(clean_fraction, 1 - clean_fraction)
+        share = clean_fraction + (2 * drawn(self._seed, "clean", landmark) - 1) * spread
+        train = [file for group in training for file in group]
+        draws = {file.path: drawn(self._seed, "clean", _normal(file.name)) for file in train}
+        surest = sorted(train, key=lambda file: (draws[file.path], file.name))[:2]
+        for group in testing:
+            for file in group:
+                self._add(file, "test", landmark, usage=self._usage(file, landmark, group[0]))
+        for file in [file for group in indexed for file in group] if index_fraction else train:
+            self._add(file, "index", landmark)
+        for file in train:
+            self._add(file, "train", landmark, clean=draws[file.path] < share or file in surest)
+        if testing:
+            self.tested.add(landmark)
+
+    def add_non_landmarks(self, files: Sequence[PhotoFile]) -> None:
+        """Make them test images without landmark, a share of them never scored."""
+        for group in self._groups(files):
+            first = _normal(group[0].name)
+            ignored = drawn(self._seed, "ignored", first) < IGNORED_NON_LANDMARKS
+            for file in group:
+                usage: Usage = "Ignored" if ignored else self._usage(file, None, group[0])
+                before = self._before.of(file, None)
+                self._add(file, "test", None, usage=before[1] if before else usage)  # type: ignore[arg-type]
+
+    def _groups(self, files: Sequence[PhotoFile]) -> list[list[PhotoFile]]:
+        """The photographs by groups of near-duplicates, in the order of their paths."""
+        ordered_files = sorted(files, key=lambda file: file.name)
+        traits = traits_of(list(ordered(lambda f: fingerprint(f.path), ordered_files, workers=os.cpu_count() or 1)))
+        found = near_duplicate_groups(np.zeros(len(ordered_files), np.int64), traits)
+        groups: dict[int, list[PhotoFile]] = {}
+        for file, first in zip(ordered_files, found.tolist(), strict=True):
+            groups.setdefault(first, []).append(file)
+        return list(groups.values())
+
+    def _divided(
+        self, groups: list[list[PhotoFile]], split: Split, share: float, landmark: str
+    ) -> tuple[list[list[PhotoFile]], list[list[PhotoFile]]]:
+        """The groups of a split, and the rest: as before, else by chance; the rest is never empty.
+
+        New photographs follow those of their group that were packed before, the rest where these were on both sides;
+        photographs that were packed before stay where they were.
+        """
+        chosen: list[list[PhotoFile]] = []
+        rest: list[list[PhotoFile]] = []
+        draws: list[tuple[float, list[PhotoFile]]] = []
+        for group in groups:
+            sides = {file.path: before[0] for file in group if (before := self._before.of(file, landmark))}
+            here = [file for file in group if sides.get(file.path) == split]
+            if sides:
+                follow = [file for file in group if file.path not in sides] if set(sides.values()) == {split} else []
+                there = [file for file in group if file not in here and file not in follow]
+                chosen += [here + follow] if here else []
+                rest += [there] if there else []
+                continue
+            draw = drawn(self._seed, split, _normal(group[0].name))
+            draws.append((draw, group))
+        new = [(draw, group) for draw, group in draws if draw < share]
+        rest += [group for draw, group in draws if draw >= share]
+        if not rest and new:
+            spared = max(new, key=lambda pair: pair[0])
+            new.remove(spared)
+            rest.append(spared[1])
+        chosen += [group for _, group in new]
+        if not rest and chosen:  # all that trained is gone: what tested must train
+            rest.append(chosen.pop())
+        return chosen, rest
+
+    def _usage(self, file: PhotoFile, landmark: str | None, first: PhotoFile) -> Usage:
+        """Whether a query is of the public part: as before, else drawn for the `first` of its group."""
+        before = self._before.of(file, landmark)
+        if before and before[0] == "test" and before[1]:
+            return before[1]  # type: ignore[return-value]
+        return "Public" if drawn(self._seed, "usage", _normal(first.name)) < PUBLIC_SHARE else "Private"
+
+    def _add(
+        self, file: PhotoFile, split: Split, landmark: str | None, clean: bool = False, usage: Usage = "Private"
+    ) -> None:
+        # A NUL cannot be part of a path, so no photograph's own name is taken for a copy's.
+        kind = "non_landmark\0" if landmark is None else "index\0" if split == "index" else ""
+        image_id = self._image_id(kind + _normal(file.name))
+        credit = self._credit(file) if split == "train" else Credit()
+        self.photos.append(
+            Photo(
+                image_id=image_id,
+                split=split,
+                landmark=landmark,
+                read=lambda: _bytes_of(file),
+                clean=clean,
+                usage=usage,
+                url=quote(os.fsencode(file.name)),
+                page=credit.url,
+                author=credit.author,
+                license=credit.license,
+                title=credit.title or os.fsencode(file.path.name).decode("utf-8", "replace"),
+                shard=int(drawn(self._seed, "shard", image_id) * self._shards),
+            )
+        )
+        if split == "train":
+            self.without_rights += not credit.is_known
+        self.rows.append(
+            FileRow(
+                _normal(file.name),
+                "packed",
+                landmark or "",
+                split,
+                usage if split == "test" else "",
+                image_id,
+                file.sha256,
+                detail=file.note,
+            )
+        )
+
+    def _credit(self, file: PhotoFile) -> Credit:
+        try:
+            return credit_of(file.name, file.path.read_bytes(), self._lists)
+        except OSError:
+            return Credit()  # gone by now: it is left out when its turn comes
+
+    def _image_id(self, name: str) -> str:
+        """The first 16 hex digits of the SHA-256 of a name, or of name and count where these are taken."""
+        attempt, text = 0, name
+        while True:
+            image_id = hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+            if image_id not in self._taken:
+                self._taken.add(image_id)
+                return image_id
+            attempt += 1
+            text = f"{name}\0{attempt}"
+
+
+def _readable(landmark: str) -> str:
+    name = os.fsencode(landmark).decode("utf-8", "replace")
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", name)).strip() or landmark
+
+
+def _bytes_of(file: PhotoFile) -> bytes | None:
+    """The photograph as JPEG; None where it is gone, or is no photograph any more."""
+    try:
+        data = file.path.read_bytes()
+    except OSError:
+        return None
+    note: str | NotAPhoto = file.note
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        note = judged(data, file.path.name)
+    if isinstance(note, NotAPhoto):
+        return None
+    try:
+        return as_packed(data, note)
+    except UNDECODABLE:
+        return None
+
+
+def _summary(plan: _Plan, rows: Sequence[FileRow], written: Written) -> PackSummary:
+    there = [photo for photo in plan.photos if photo.image_id not in written.vanished]
+    packed = {(row.path, row.landmark == "") for row in rows if row.outcome == "packed"}
+    left_out = {(row.path, row.reason) for row in rows if row.outcome == "left out"}
+    notes = {(row.path, row.detail) for row in rows if row.outcome == "packed"}
+
+    def count(split: Split) -> int:
+        return sum(photo.split == split for photo in there)
+
+    return PackSummary(
+        files=len(packed) + len(left_out),
+        packed=len(packed),
+        left_out=dict(sorted(Counter(reason for _, reason in left_out).items())),
+        landmarks=len({photo.landmark for photo in there if photo.landmark is not None}),
+        train=count("train"),
+        clean=sum(photo.clean for photo in there),
+        index=count("index"),
+        test=count("test"),
+        ignored=sum(photo.split == "test" and photo.usage == "Ignored" for photo in there),
+        non_landmarks=sum(photo.landmark is None for photo in there),
+        converted=sum(detail.startswith("converted") for _, detail in notes),
+        shrunk=sum(detail.startswith("shrunk") for _, detail in notes),
+        without_rights=plan.without_rights,
+        shards=written.shards,
+        unchanged_shards=written.unchanged,
+        shard_bytes=written.shard_bytes,
+    )
