@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from glr_assets.codecs.decode import DECODER_ERRORS, RefusedError
 from glr_assets.errors import SourceError
 from glr_assets.grouped_split import near_duplicate_groups
 from glr_assets.packing.photo_files import (
@@ -52,7 +53,7 @@ from glr_assets.source.bucket_writer import (
     claim,
     write_bucket,
 )
-from glr_assets.source.fingerprints import UNDECODABLE, fingerprint, traits_of
+from glr_assets.source.fingerprints import fingerprint, traits_of
 from glr_assets.source.layout import SPLITS, Usage
 from glr_assets.store import Store
 
@@ -565,7 +566,7 @@ def _bytes_of(file: PhotoFile) -> bytes | None:
         return None
     try:
         return as_packed(data, note)
-    except UNDECODABLE:
+    except (RefusedError, *DECODER_ERRORS):
         return None
 
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from glr_assets.codecs.cost import measure
+from glr_assets.codecs.decode import DECODER_ERRORS, RefusedError, alone_if_large, decode, in_a_line
 from glr_assets.codecs.formats import format_of
 from glr_assets.images.pixels import Refused, downsize
 from glr_assets.recipes import Images
-from glr_assets.source.fingerprints import UNDECODABLE
 
 JPEG_QUALITY: Final = 95
 JPEG_FORMATS: Final = frozenset({"JPEG", "MPO"})
+#: How a picture of EXIF's orientation is turned upright (EXIF 2.3, 4.6.4.A).
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 #: What Pillow opens at most; larger ones are not even shrunk.
 MAX_SHRUNK_PIXELS: Final = 178_956_970
 #: Folders that systems, file servers and photo programs keep beside photographs: thumbnails, bins, snapshots.
@@ -229,8 +237,8 @@ def judged(data: bytes, file_name: str) -> str | NotAPhoto:
         note = f"shrunk from {pixels / 1e6:.0f} million pixels to at most {recipe.max_pixels / 1e6:.0f}"
     try:
         outcome = downsize(as_packed(data, note), recipe)
-    except UNDECODABLE as error:
-        return NotAPhoto("cannot be decoded", _in_a_line(error), loud=True)
+    except (RefusedError, *DECODER_ERRORS) as error:
+        return NotAPhoto("cannot be decoded", in_a_line(error), loud=True)
     return NotAPhoto("cannot be decoded", outcome.reason, loud=True) if isinstance(outcome, Refused) else note
 
 
@@ -253,57 +261,25 @@ def _other(data: bytes, name: str, fix: str) -> NotAPhoto:
     return NotAPhoto("not a picture", kind)
 
 
-def _in_a_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-
-
 def as_packed(data: bytes, note: str) -> bytes:
-    """The JPEG that is packed of a photograph: its own bytes where there is no note.
+    """The JPEG that is packed of a photograph: its own bytes where there is no note, else upright in sRGB.
 
     Raises:
-        Exception: one of `UNDECODABLE`.
+        RefusedError: it cannot be decoded.
     """
     if not note:
         return data
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata and large images, which are no fault here
-        if format_name(data) == "HEIF":
-            from pillow_heif import register_heif_opener
-
-            register_heif_opener()
-        with Image.open(io.BytesIO(data)) as image:
-            most = Images().max_pixels
-            if image.width * image.height > most:
-                scale = (most / (image.width * image.height)) ** 0.5
-                size = (max(int(image.width * scale), 1), max(int(image.height * scale), 1))
-                image.thumbnail(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-            image.load()
-            return to_jpeg(image)
-
-
-def format_name(data: bytes) -> str:
-    """The name of a file's format; blank where it is not known."""
-    found = format_of(data)
-    return found.name if found else ""
-
-
-def to_jpeg(image: Image.Image) -> bytes:
-    """An upright 8-bit JPEG of the first frame, transparent parts over white, with its color profile."""
-    upright = ImageOps.exif_transpose(image)
-    profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
-    if upright.mode.startswith("I") or upright.mode == "F":
-        upright = _eight_bit(upright)
-    if upright.has_transparency_data:
-        over = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    most = Images().max_pixels
+    with alone_if_large(measure(data).pixels):
+        picture = decode(data, MAX_SHRUNK_PIXELS)
+        image = picture.rgb()
+        pixels = image.width * image.height
+        if pixels > most:
+            scale = (most / pixels) ** 0.5
+            size = (max(int(image.width * scale), 1), max(int(image.height * scale), 1))
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        if picture.orientation in _TURNS:
+            image = image.transpose(_TURNS[picture.orientation])
     target = io.BytesIO()
-    upright.convert("RGB").save(target, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
+    image.save(target, "JPEG", quality=JPEG_QUALITY)
     return target.getvalue()
-
-
-def _eight_bit(grey: Image.Image) -> Image.Image:
-    """Deeper grey as 8 bits, which Pillow would clip: integers span 0 to 65535, floats what they hold."""
-    values = np.nan_to_num(np.asarray(grey, dtype=np.float64))
-    low, high = (0.0, 65535.0) if grey.mode.startswith("I") else (float(values.min()), float(values.max()))
-    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
