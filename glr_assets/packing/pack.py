@@ -323,30 +323,20 @@ def _judged(
 ) -> list[PhotoFile]:
     """The photographs among files, in their order, judged by a thread a core."""
 
-    def one(path: Path) -> tuple[PhotoFile | None, LeftOut]:
-        mine = LeftOut(lambda text: None)
-        return judge(path, root, mine), mine
+    def one(path: Path) -> tuple[PhotoFile | None, list[FileRow], list[str]]:
+        warnings: list[str] = []
+        mine = LeftOut(warnings.append)
+        return judge(path, root, mine), mine.rows, warnings
 
     found = []
-    for number, (file, noted) in enumerate(ordered(one, paths, workers=os.cpu_count() or 1), 1):
-        for row in noted.rows:
-            left_out.add(row.path, row.reason, row.detail, loud=row.reason in _LOUD)
+    for number, (file, rows, warnings) in enumerate(ordered(one, paths, workers=os.cpu_count() or 1), 1):
+        left_out.rows += rows
+        for warning in warnings:
+            left_out.warn(warning)
         if file is not None:
             found.append(file)
         progress(number, len(paths))
     return found
-
-
-_LOUD: Final = frozenset(
-    {
-        "unreadable",
-        "empty file",
-        "too large",
-        "cannot be decoded",
-        "HEIC photograph without its decoder",
-        "unsupported format",
-    }
-)
 
 
 def _credit_lists(photos: Path, credits_file: Path | None) -> list[CreditList]:

@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,11 @@ _BY_NAME: Final = (
     (("~", ".bak", ".orig"), "backup copy of a file"),
     ((".part", ".crdownload", ".partial", ".download", ".tmp"), "unfinished download"),
     ((".thm",), "thumbnail of a video"),
+)
+#: A file of such a name that holds no picture is missed by its owner.
+_PICTURE_ENDINGS: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2"),
 )
 _TEXTS: Final = (
     (b"<x:xmpmeta", "XMP sidecar"),
@@ -223,7 +228,8 @@ def judged(data: bytes, file_name: str) -> str | NotAPhoto:
             return NotAPhoto(reason, file_name.rpartition(".")[2])
     found = format_of(data)
     if found is None or found.fix:
-        return _other(data, found.name if found else "", found.fix if found else "")
+        other = _other(data, found.name if found else "", found.fix if found else "")
+        return replace(other, loud=other.loud or file_name.lower().endswith(_PICTURE_ENDINGS))
     recipe = Images()
     pixels = measure(data).pixels
     if pixels > MAX_SHRUNK_PIXELS:

@@ -324,7 +324,7 @@ def test_only_what_decodes_is_drawn_into_a_split_and_every_other_file_has_its_re
     assert summary.files == summary.packed + sum(summary.left_out.values()) == 9 + len(others)
     contents = [data for split in ("train", "test") for data in images(tmp_path / "bucket", split).values()]
     assert sorted(contents) == sorted(path.read_bytes() for path in (photos / "a").glob("[0-9].jpg"))
-    loud = {"empty.jpg", "cut.jpg", "1.heic", "1.raf"}
+    loud = {"empty.jpg", "cut.jpg", "page.png", "1.heic", "1.raf"}
     assert {Path(line.split(": ")[0]).name for line in warnings if "left out" in line} == loud
     assert formats.has_heif() or any("glr-assets[heif]" in line for line in warnings)
 

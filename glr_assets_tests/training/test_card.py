@@ -80,7 +80,7 @@ def test_a_card_tells_what_the_record_holds() -> None:
     assert "| 1–2 | 4 | 29 | 0.500 |\n| 101+ | 2 | 30 | 0.875 |" in told["Figures"]
     assert r"| a \| b | 1,990 |" in told["Rights and people"].splitlines()[4]
     assert "| not known | 5 |" in told["Rights and people"]
-    assert "1 author." in told["Rights and people"]
+    assert "1 known author." in told["Rights and people"]
     # Of 30 photographs and more nothing is said.
     assert "these class sizes: 1–2 (29)." in told["Limits"]
     assert "101+" not in told["Limits"]
