@@ -263,16 +263,31 @@ def _print_state(name: str, state: SplitState) -> None:
 
 @app.command()
 def why(
-    image_id: Annotated[str, typer.Argument(help="The image's id.")],
+    image: Annotated[str | None, typer.Argument(help="An image's id, file name, path, title or URL.")] = None,
     store: StoreOption = None,
+    all_dropped: Annotated[bool, typer.Option("--dropped", help="List the images that do not train, and why.")] = False,
+    landmark: Annotated[
+        str | None, typer.Option(help="With --dropped: only of this landmark, its id or a part of its name.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="With --dropped: only for reasons with these words.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Everything known of one image: where it comes from, each decision with its reason, the sets it ended in."""
-    from glr_assets.ledger.why import told
+    from glr_assets.ledger.why import dropped, dropped_lines, told
     from glr_assets.ledger.why import why as stories_of
     from glr_assets.settings import Settings
 
-    stories = stories_of(Settings.from_environment(store=store).open_store(), image_id)
+    opened = Settings.from_environment(store=store).open_store()
+    if all_dropped == (image is not None):
+        raise GlrError("expected an image or --dropped, and not both; for example `glr why IMG_001.jpg`")
+    if image is None:
+        found = dropped(opened, landmark, reason)
+        if as_json:
+            out.print(json.dumps([one.model_dump() for one in found], indent=2), markup=False)
+        else:
+            out.print(dropped_lines(found), end="", markup=False)
+        return
+    stories = stories_of(opened, image)
     if as_json:
         out.print(json.dumps([story.model_dump() for story in stories], indent=2), markup=False)
     else:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import groupby
 from typing import Any
+from urllib.parse import quote, unquote
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from glr_assets.errors import GlrError
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.ledger.schemas import IMAGE_LEDGER
-from glr_assets.metadata.schemas import INDEX_METADATA, LANDMARK_LABELS, TRAIN_ATTRIBUTION, TRAIN_METADATA
+from glr_assets.metadata.schemas import (
+    INDEX_METADATA,
+    LANDMARK_LABELS,
+    TEST_METADATA,
+    TRAIN_ATTRIBUTION,
+    TRAIN_METADATA,
+)
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table
 
@@ -43,6 +53,7 @@ class ImageStory(BaseModel):
     landmark: str | None
     index_landmark_id: int | None
     url: str | None
+    page: str | None
     author: str | None
     license: str | None
     title: str | None
@@ -56,20 +67,131 @@ class ImageStory(BaseModel):
     sets: list[str]
 
 
-def why(store: Store, image_id: str) -> list[ImageStory]:
-    """The story of an image in each split that names it, usually one.
+class Dropped(BaseModel):
+    """An image that does not train although it was planned to, or that could not be stored."""
+
+    id: str
+    split: str
+    landmark_id: int | None
+    landmark: str | None
+    file: str | None
+    decision: str
+    reason: str
+    partner: str | None = None
+
+
+def why(store: Store, image: str) -> list[ImageStory]:
+    """The story of each image that an id, a file name, a path, a title or a URL names, in each split that has it.
 
     Raises:
         MissingInputError: the ledger has not been made.
-        GlrError: no table and no shard names the image.
+        GlrError: no table and no shard names such an image.
     """
-    ledger = _rows(store, IMAGE_LEDGER, "id", image_id)
+    ledger = _rows(store, IMAGE_LEDGER, "id", image)
+    if not ledger:
+        named = image_ids(store, image)
+        ledger = [row for name in named for row in _rows(store, IMAGE_LEDGER, "id", name)]
     if not ledger:
         raise GlrError(
-            f"image {image_id!r}: no table and no ingested shard of {store.url} names it; "
-            "check the id (letters matter), or ingest its shard"
+            f"image {image!r}: no table and no ingested shard of {store.url} names it, by id, file name, title or URL; "
+            "check the letters, or ingest its shard"
         )
     return [_story(store, row) for row in ledger]
+
+
+def image_ids(store: Store, name: str) -> list[str]:
+    """The ids of images of that file name, path, title or URL, sorted; case and percent-encoding do not matter."""
+    wanted = _plain(name)
+    last = wanted.rpartition("/")[2]
+    found: set[str] = set()
+    tables: tuple[tuple[Table, tuple[str, ...]], ...] = (
+        (TRAIN_METADATA, ("url",)),
+        (TRAIN_ATTRIBUTION, ("title", "url")),
+        (INDEX_METADATA, ("url",)),
+        (TEST_METADATA, ("url",)),
+    )
+    for table, columns in tables:
+        for part in read_parts(store, table, ["id", *columns]):
+            for column in columns:
+                # Of millions of rows only those that hold the last word, however encoded, are looked at one by one.
+                values = pc.utf8_lower(pc.fill_null(part[column], ""))
+                likely = pc.or_(
+                    pc.match_substring(values, last), pc.match_substring(values, quote(last, safe="()',!*").lower())
+                )
+                rows = part.filter(likely)
+                for image_id, value in zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True):
+                    plain = _plain(value or "")
+                    if wanted and (plain == wanted or plain.endswith("/" + wanted)):
+                        found.add(image_id)
+    return sorted(found)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(name)).casefold().strip().strip("/").removeprefix("./")
+
+
+def dropped(store: Store, landmark: str | None = None, reason: str | None = None) -> list[Dropped]:
+    """The images that were planned to train and do not, and those of any split that could not be stored.
+
+    Args:
+        store: what was made.
+        landmark: only of this landmark: its id, or a part of its name.
+        reason: only for reasons with these words.
+
+    Raises:
+        MissingInputError: the ledger has not been made.
+    """
+    names = {row["landmark_id"]: row["name"] for row in read_table(store, LANDMARK_LABELS).to_pylist()}
+    columns = ["id", "split", "landmark_id", "status", "reason", "decision", "decision_reason", "partner"]
+    found: list[Dropped] = []
+    for part in read_parts(store, IMAGE_LEDGER, columns):
+        out = pc.or_kleene(
+            pc.equal(part["status"], "failed"), pc.is_in(part["decision"], pa.array(["dropped", "failed"]))
+        )
+        for row in part.filter(pc.fill_null(out, False)).to_pylist():
+            failed = row["status"] == "failed"
+            told = row["reason"] if failed else row["decision_reason"] or ""
+            name = names.get(row["landmark_id"])
+            of_landmark = landmark in {None, str(row["landmark_id"])} or (
+                landmark is not None and name is not None and landmark.casefold() in name.casefold()
+            )
+            if not of_landmark:
+                continue
+            if reason is not None and reason.casefold() not in told.casefold():
+                continue
+            found.append(
+                Dropped(
+                    **{key: row[key] for key in ("id", "split", "landmark_id")},
+                    landmark=name,
+                    file=None,
+                    decision="failed" if failed else row["decision"],
+                    reason=told,
+                    partner=None if failed else row["partner"],
+                )
+            )
+    return _with_files(store, found)
+
+
+def _with_files(store: Store, images: list[Dropped]) -> list[Dropped]:
+    """The images with their file's path, where the tables tell it."""
+    files: dict[tuple[str, str], str] = {}
+    for split, table in (("train", TRAIN_METADATA), ("index", INDEX_METADATA), ("test", TEST_METADATA)):
+        ids = pa.array([image.id for image in images if image.split == split], pa.string())
+        for part in read_parts(store, table, ["id", "url"]) if len(ids) else ():
+            rows = part.filter(pc.is_in(part["id"], ids))
+            files |= {(split, row["id"]): unquote(row["url"]) for row in rows.to_pylist() if row["url"]}
+    return [image.model_copy(update={"file": files.get((image.split, image.id))}) for image in images]
+
+
+def dropped_lines(images: list[Dropped]) -> str:
+    """Dropped images for a terminal, by landmark, and how many there are."""
+    lines = []
+    for name, group in groupby(
+        sorted(images, key=lambda image: (image.landmark or "", image.id)), key=lambda image: image.landmark
+    ):
+        lines.append(f"{name or 'without landmark'}")
+        lines += [f"  {image.id}  {image.file or ''}  {image.decision}: {image.reason}" for image in group]
+    return "\n".join([*lines, f"{len(images)} images"]) + "\n"
 
 
 def _story(store: Store, row: dict[str, Any]) -> ImageStory:
@@ -79,6 +201,7 @@ def _story(store: Store, row: dict[str, Any]) -> ImageStory:
     published = (_rows(store, TRAIN_METADATA, "id", image_id) if train else []) or [{}]
     attribution = (_rows(store, TRAIN_ATTRIBUTION, "id", image_id) if train else []) or [{}]
     of_index = (_rows(store, INDEX_METADATA, "id", image_id) if split == "index" else []) or [{}]
+    of_test = (_rows(store, TEST_METADATA, "id", image_id) if split == "test" else []) or [{}]
     labels = _rows(store, LANDMARK_LABELS, "landmark_id", row["landmark_id"]) if row["landmark_id"] is not None else []
     return ImageStory(
         id=image_id,
@@ -86,8 +209,9 @@ def _story(store: Store, row: dict[str, Any]) -> ImageStory:
         landmark_id=row["landmark_id"],
         landmark=labels[0]["name"] if labels else None,
         index_landmark_id=of_index[0].get("index_landmark_id"),
-        url=published[0].get("url") or attribution[0].get("url"),
-        **{key: attribution[0].get(key) for key in ("author", "license", "title")},
+        url=published[0].get("url") or of_index[0].get("url") or of_test[0].get("url"),
+        page=attribution[0].get("url") or None,
+        **{key: attribution[0].get(key) or None for key in ("author", "license", "title")},
         shard=row["shard"],
         source=_place(member, "source_path", "source"),
         stored=_stored_place(member, split, row["shard"]),
@@ -147,9 +271,10 @@ def told(story: ImageStory) -> str:
         "image": f"{story.id}  ({story.split})",
         "landmark": _joined(story.landmark_id, story.landmark),
         "index landmark": _joined(story.index_landmark_id),
-        "published at": story.url,
-        "author": story.author,
-        "licence": story.license,
+        **({"published at": story.url} if "://" in (story.url or "") else {"file": unquote(story.url or "")}),
+        "page": story.page if story.page != story.url else None,
+        "author": story.author or ("not known" if story.split == "train" else None),
+        "licence": story.license or ("not known" if story.split == "train" else None),
         "title": story.title,
         "source": _told_place(story.source),
         "stored": _told_place(story.stored),

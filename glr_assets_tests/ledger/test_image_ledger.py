@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
@@ -19,7 +20,7 @@ from glr_assets.ledger import image_ledger as ledger_module
 from glr_assets.ledger.balance import unbalanced
 from glr_assets.ledger.image_ledger import ledger_pieces, make_image_ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
-from glr_assets.ledger.why import ImageStory, told, why
+from glr_assets.ledger.why import ImageStory, dropped, dropped_lines, told, why
 from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import COMPETITION_TRAIN, TRAIN_ATTRIBUTION
 from glr_assets.planning.schemas import FILL_PLAN
@@ -322,3 +323,30 @@ def test_an_id_of_two_splits_has_a_story_in_each(tmp_path: Path, store: Store) -
 def test_sets_lie_where_their_tables_say(lineage: Lineage) -> None:
     for table in (DEDUPED_MANIFEST, TRAIN_EXTRA, TRAIN_MANIFEST):
         assert problems(table, read_table(lineage.store, table)) == []
+
+
+def test_dropped_images_are_listed_by_landmark_and_reason(lineage: Lineage) -> None:
+    ledger = read_table(lineage.store, IMAGE_LEDGER).to_pylist()
+    expected = {row["id"] for row in ledger if row["status"] == "failed" or row["decision"] in {"dropped", "failed"}}
+    found = dropped(lineage.store)
+    assert {one.id for one in found} == expected
+    assert lineage.large[6] in expected
+    of_small = {one.id for one in dropped(lineage.store, landmark="old gate")}
+    assert (
+        of_small
+        == {one.id for one in found if one.landmark_id == SMALL}
+        == {one.id for one in dropped(lineage.store, landmark=str(SMALL))}
+    )
+    assert of_small
+    assert {one.reason for one in dropped(lineage.store, reason="DIVERSE")} == {
+        one.reason for one in found if "diverse" in one.reason
+    }
+    assert dropped_lines(found).endswith(f"{len(expected)} images\n")
+
+
+def test_images_are_found_by_what_the_tables_tell(lineage: Lineage) -> None:
+    row = read_table(lineage.store, TRAIN_ATTRIBUTION).to_pylist()[0]
+    names = [row["title"].upper(), row["url"], unquote(row["url"]).rpartition("/")[2]]
+    assert all(row["id"] in [story.id for story in why(lineage.store, name)] for name in names)
+    with pytest.raises(GlrError, match="by id, file name, title or URL"):
+        why(lineage.store, "nowhere.jpg")
