@@ -58,6 +58,7 @@ bench-ingest: setup ## the ingest of shards beside the ways of others, a shard o
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libvips42; \
 	fi
 	$(BIN)/python -m glr_assets_tests.benchmarks.ingest
+	$(BIN)/python -m glr_assets_tests.benchmarks.pictures
 	$(BIN)/python -m glr_assets_tests.benchmarks.shard
 	$(BIN)/python -m glr_assets_tests.benchmarks.catalog
 	$(BIN)/python -m glr_assets_tests.benchmarks.random_access

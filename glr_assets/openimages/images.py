@@ -30,7 +30,7 @@ from glr_assets.recipes import Execution, OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ASSET: Final = "openimages_images"
 #: What decides which bytes are taken for an image.
 _DECIDING: Final = {"fetch", "fetch_hosts", "check_md5", "placeholders", "max_bytes", "max_pixels", "parts"}
