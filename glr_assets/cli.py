@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from glr_assets.errors import GlrError
+from glr_assets.locations import local_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,7 +33,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 SourceOption = Annotated[str | None, typer.Option(help="Source bucket, in place of GLR_SOURCE.")]
 StoreOption = Annotated[str | None, typer.Option(help="Root of everything written, in place of GLR_STORE.")]
-JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
+JsonFileOption = Annotated[
+    Path | None,
+    typer.Option("--json", parser=local_path, metavar="FILE", help="Also write the result to this file as JSON."),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,19 +129,30 @@ def sample(
     from glr_assets.source.sample import write_sample
     from glr_assets.store import Store
 
-    summary = write_sample(Store(bucket), seed=seed)
-    write_openimages_sample(Store(f"{bucket.rstrip('/')}/{BESIDE}"), seed=seed)
+    target = Store(bucket)
+    summary = write_sample(target, seed=seed)
+    write_openimages_sample(Store(f"{target.url}/{BESIDE}"), seed=seed)
     _print_packed(summary, bucket)
 
 
 @app.command()
 def pack(
-    photos: Annotated[Path, typer.Argument(help="Folder with one folder of photographs a landmark.")],
+    photos: Annotated[
+        Path,
+        typer.Argument(parser=local_path, metavar="PHOTOS", help="Folder with one folder of photographs a landmark."),
+    ],
     bucket: Annotated[str, typer.Argument(help="Folder or URL to write the bucket to.")],
-    non_landmarks: Annotated[Path | None, typer.Option(help="Folder of photographs that show no landmark.")] = None,
+    non_landmarks: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, metavar="FOLDER", help="Folder of photographs that show no landmark."),
+    ] = None,
     credits: Annotated[
         Path | None,
-        typer.Option(help="CSV of rights: path (of a photograph or folder), author, license, title, url."),
+        typer.Option(
+            parser=local_path,
+            metavar="CSV",
+            help="CSV of rights: path (of a photograph or folder), author, license, title, url.",
+        ),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=1000, help="Shards a split.")] = 4,
     test_fraction: Annotated[float, typer.Option(help="Share of each landmark's photographs that asks.")] = 0.3,
@@ -320,8 +335,8 @@ def models(
 @app.command()
 def score(
     task: Annotated[Literal["recognition", "retrieval"], typer.Argument(help="Which metric: GAP or mAP@100.")],
-    submission: Annotated[Path, typer.Option(help="The submission's CSV.")],
-    solution: Annotated[Path, typer.Option(help="The solution's CSV.")],
+    submission: Annotated[Path, typer.Option(parser=local_path, metavar="CSV", help="The submission's CSV.")],
+    solution: Annotated[Path, typer.Option(parser=local_path, metavar="CSV", help="The solution's CSV.")],
     json_file: JsonFileOption = None,
 ) -> None:
     """Score a submission by the official metrics; of a store's own, without queries that fits have seen."""

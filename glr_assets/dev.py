@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from glr_assets.errors import SettingsError
+from glr_assets.locations import local_path
 from glr_assets.settings import Settings
 
 #: In a local store; hidden, as what is no part of what was made.
@@ -26,7 +27,7 @@ def dagster_home(settings: Settings) -> Path | None:
     """
     given = os.environ.get("DAGSTER_HOME", "").strip()
     if given:
-        return Path(given)
+        return local_path(given)
     store = settings.open_store()
     return Path(store.root) / HOME if store.is_local else None
 

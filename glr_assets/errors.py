@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import traceback
 
+from glr_assets.redaction import redact
+
 
 class GlrError(Exception):
-    """Base of every error whose text is meant for the user; commands print it and exit with 1."""
+    """Base of every error whose text is meant for the user; commands print it and exit with 1.
+
+    Secrets in its text are replaced as it is made, so whatever shows it may show it whole.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in parts))
 
 
 class SettingsError(GlrError):
@@ -59,7 +67,7 @@ class MetricError(GlrError):
 
 def describe(error: BaseException) -> str:
     """An error as one line: its text where it is meant for the user, else with the name of its class before it."""
-    text = " ".join(str(error).split())
+    text = " ".join(redact(str(error)).split())
     if isinstance(error, GlrError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -67,4 +75,4 @@ def describe(error: BaseException) -> str:
 
 def trace(error: BaseException) -> str:
     """The traceback of an error that nobody foresaw, with its causes; empty where its text is meant for the user."""
-    return "" if isinstance(error, GlrError) else "".join(traceback.format_exception(error))
+    return "" if isinstance(error, GlrError) else redact("".join(traceback.format_exception(error)))

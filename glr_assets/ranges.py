@@ -18,7 +18,9 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
+from glr_assets.causes import explanation, hides_cause, is_beyond_end
 from glr_assets.errors import StoreError
+from glr_assets.redaction import safe_cause
 from glr_assets.seeded import drawn
 from glr_assets.store import Store, first_line, remote_errors
 
@@ -281,12 +283,11 @@ def _fetched(store: Store, place: Place, retry: Retry, stop: threading.Event, et
         if got == place.size:
             return data
         if not _worth_again(cause):
-            raise _broken(store, place, got, _said(cause), _mend(cause)) from cause
+            raise _broken(store, place, got, *_explained(cause)) from safe_cause(cause)
         if attempt == retry.attempts or stop.wait(retry.wait(attempt, place)):
             break
-    raise _broken(
-        store, place, got, f"{_said(cause)} ({attempt} attempts)", "check the URL, its options and the network"
-    ) from cause
+    said, fix = _explained(cause)
+    raise _broken(store, place, got, f"{said} ({attempt} attempts)", fix) from safe_cause(cause)
 
 
 def _arrived(store: Store, place: Place, target: memoryview, etag: str | None) -> tuple[int, Exception]:
@@ -368,20 +369,14 @@ def _worth_again(error: Exception) -> bool:
     return not isinstance(error, botocore.BotoCoreError) or isinstance(error, refused)
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower():
-        return "the file ends there"
-    return first_line(error)
-
-
-def _mend(error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return "grant access to it"
-    if isinstance(error, _CutError) or (isinstance(error, OSError) and error.errno == errno.EINVAL):
-        return "it was cut or replaced: run it again"
-    return "check the URL and its options"
+def _explained(error: Exception) -> tuple[str, str]:
+    """What broke a request off, and the fix."""
+    if is_beyond_end(error) or isinstance(error, _CutError):
+        said = first_line(error) if isinstance(error, _CutError) else "the file ends there"
+        return said, "it was cut or replaced: run it again"
+    if isinstance(error, FileNotFoundError) and not hides_cause(error):
+        return "there is no such file", "check the URL and its options"
+    return explanation(error, is_local=False)
 
 
 def _broken(store: Store, place: Place, got: int, said: str, mend: str) -> StoreError:

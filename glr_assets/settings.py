@@ -7,19 +7,19 @@ remembers of the run that wrote to it last, the default.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from glr_assets.errors import SettingsError, StoreError
+from glr_assets.locations import local_path, location
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.sample import embedded_openimages
 from glr_assets.recipes import NAMED_RECIPES, Recipe, load_recipe
+from glr_assets.redaction import has_credentials, register
 from glr_assets.source import Source, open_source
 from glr_assets.source.bucket_writer import made_by
 from glr_assets.source.embedded import embedded_sample
@@ -32,20 +32,24 @@ PUBLIC_BUCKET = "s3://google-landmark"
 class Settings(BaseSettings):
     """Where photographs come from, where everything is written, and by which recipe."""
 
-    model_config = SettingsConfigDict(env_prefix="GLR_", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GLR_", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     source: str | None = Field(None, description="root URL of the source bucket; unset: the embedded sample")
-    source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the source")
+    source_options: dict[str, Any] = Field(default_factory=dict, repr=False, description="fsspec options of the source")
     store: str = Field("./data", description="root URL of everything written")
-    store_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of the store")
+    store_options: dict[str, Any] = Field(default_factory=dict, repr=False, description="fsspec options of the store")
     openimages: str | None = Field(None, description="root URL of Open Images; unset: the sample's")
-    openimages_options: dict[str, Any] = Field(default_factory=dict, description="fsspec options of Open Images")
+    openimages_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="fsspec options of Open Images"
+    )
     recipe: str | None = Field(
         None,
         description="recipe name or path; unset: small for the sample, own_photos for a bucket of glr pack, else full",
     )
     alert_webhook: str | None = Field(
-        None, description="URL that failed runs are posted to as JSON; unset: only logged"
+        None, repr=False, description="URL that failed runs are posted to as JSON; unset: only logged"
     )
 
     @field_validator("source", "openimages", "recipe", "alert_webhook", mode="before")
@@ -60,27 +64,46 @@ class Settings(BaseSettings):
 
     @field_validator("source", "store", "openimages")
     @classmethod
-    def _folder_as_absolute(cls, value: str | None) -> str | None:
-        """A folder given without a scheme is one of this machine, wherever a run's process starts."""
-        return str(Path(value).absolute()) if value is not None and "://" not in value else value
+    def _as_location(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A folder of this machine becomes absolute: it is the same wherever a run's process starts."""
+        name = f"GLR_{str(info.field_name).upper()}"
+        if value is None:
+            return None
+        if has_credentials(value):
+            raise SettingsError(
+                f"{name}: {value} holds a user name or password, which runs and logs would show; "
+                f'give it in {name}_OPTIONS instead, as {{"username": …, "password": …}}'
+            )
+        try:
+            return location(value)
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error}") from None
+
+    @field_validator("source_options", "store_options", "openimages_options")
+    @classmethod
+    def _options_are_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        register(value)
+        return value
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Settings:
         """The settings of the environment, with the overrides that are not None in their place.
 
         Raises:
-            SettingsError: a value that cannot be used, named as in the environment.
+            SettingsError: a value that cannot be used, named as in the environment. Values of options are not shown.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         try:
             return cls(**given)
         except UnreadableSetting as error:
             name = str(error).split('"')[1] if '"' in str(error) else "options"
-            raise SettingsError(f'GLR_{name.upper()}: expected JSON such as {{"anon": true}}, found no JSON') from error
+            # The error before this one quotes the value.
+            raise SettingsError(f'GLR_{name.upper()}: expected JSON such as {{"anon": true}}, found no JSON') from None
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_input=False, include_context=False)[0]
             name = "_".join(str(part) for part in first["loc"][:1]).upper()
-            raise SettingsError(f"GLR_{name} = {json.dumps(first['input'], default=str)}: {first['msg']}") from error
+            expected = ' of names and values, as {"anon": true}' if name.endswith("_OPTIONS") else ""
+            raise SettingsError(f"GLR_{name}: {first['msg']}{expected}") from None
 
     def open_store(self) -> Store:
         """The store that everything is written to."""
@@ -112,7 +135,7 @@ class Settings(BaseSettings):
             same_source = kept is not None and kept.source == without_credentials(source)
             recipe = kept.recipe if kept and same_source else self._default_recipe(source)
         elif recipe not in NAMED_RECIPES:
-            recipe = str(Path(recipe).absolute())
+            recipe = str(local_path(recipe))
         openimages = self.openimages or (kept.openimages if kept else None)
         return StoreSettings(source=source, openimages=openimages, recipe=recipe)
 

@@ -6,7 +6,6 @@ What belongs here: paths, bytes and atomicity over fsspec. What the bytes mean b
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import json
@@ -23,8 +22,11 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from glr_assets.errors import StoreError
+from glr_assets.causes import explanation, hides_cause, is_bare, is_beyond_end, one_line
+from glr_assets.errors import GlrError, StoreError
 from glr_assets.leases import leased
+from glr_assets.locations import location
+from glr_assets.redaction import has_credentials, register, safe_cause
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -45,13 +47,16 @@ class Store:
     """A tree of files under `url` (a folder or any fsspec URL, with that file system's `options`)."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        stripped = url.rstrip("/")
-        self.url = url if stripped.endswith(":") else stripped or url
+        register(options)
+        if not isinstance(options or {}, Mapping):
+            raise StoreError(f'{url}: its options are no names and values; expected such as {{"anon": true}}')
         self.options = dict(options or {})
-        try:
-            fs, root = fsspec.core.url_to_fs(self.url, **_with_retries(self.url, self.options))
-        except (ValueError, ImportError, TypeError) as error:
-            raise StoreError(f"{url}: not a URL that can be opened: {error}") from error
+        if has_credentials(url):
+            raise StoreError(f"{url}: holds a user name or password, which messages would show; give it as options")
+        given = location(url)
+        stripped = given.rstrip("/")
+        self.url = given if stripped.endswith(":") else stripped or given
+        fs, root = _file_system(self.url, self.options)
         self.fs: fsspec.AbstractFileSystem = fs
         self.root: str = root.rstrip("/")
 
@@ -64,6 +69,11 @@ class Store:
     def is_s3(self) -> bool:
         """Whether s3fs reads and writes them."""
         return "s3" in self.fs.protocol and not self.is_local
+
+    @property
+    def is_http(self) -> bool:
+        """Whether a web server has them, which lists files only as a page of links."""
+        return not self.is_local and bool({"http", "https"} & {self.fs.protocol, *self.fs.protocol})
 
     def path(self, name: str) -> str:
         """The file system's own path of `name`; names that would leave the root are refused."""
@@ -126,7 +136,9 @@ class Store:
         with self.explained("list", folder):
             try:
                 return list(self.fs.ls(path, detail=True))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if hides_cause(error):
+                    raise
                 return []
 
     def open(self, name: str) -> IO[bytes]:
@@ -197,9 +209,9 @@ class Store:
                 # A range of no bytes is to S3 the whole file.
                 return cast(bytes, self.fs.cat_file(path, start=offset, end=offset + max(size, 1)))[:size]
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if not is_beyond_end(error):
                     raise
-                return b""  # S3 refuses a range that begins beyond the end
+                return b""
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
@@ -306,26 +318,34 @@ class Store:
         try:
             yield
         except FileNotFoundError as error:
+            if hides_cause(error):
+                raise self._failed(verb, name, error) from safe_cause(error)
             if verb != "write":
                 raise
             raise StoreError(
                 f"{self.full_url(name)}: cannot write: {first_line(error)}; make the bucket or folder, "
                 "or set another GLR_STORE"
-            ) from error
-        except PermissionError as error:
-            raise StoreError(
-                f"{self.full_url(name)}: cannot {verb}: permission denied; "
-                "grant access to it, or set another GLR_STORE or GLR_SOURCE"
-            ) from error
+            ) from safe_cause(error)
+        except GlrError:
+            raise
         except Exception as error:
-            if not isinstance(error, (OSError, *remote_errors())):
+            if self.is_local and not isinstance(error, OSError):
                 raise
-            mend = (
-                "mend the folder or its disk, or set another GLR_STORE or GLR_SOURCE"
-                if self.is_local
-                else "check the URL, its options and the network"
-            )
-            raise StoreError(f"{self.full_url(name)}: cannot {verb}: {first_line(error)}; {mend}") from error
+            raise self._failed(verb, name, error) from safe_cause(error)
+
+    def _failed(self, verb: str, name: str, error: BaseException) -> StoreError:
+        if self.is_s3 and is_bare(error):
+            error = self._told_by_listing() or error
+        said, fix = explanation(error, is_local=self.is_local)
+        return StoreError(f"{self.full_url(name)}: cannot {verb}: {said}; {fix}")
+
+    def _told_by_listing(self) -> BaseException | None:
+        """Why the bucket cannot be listed: an answer to HEAD has no body, so it has no error code of S3."""
+        try:
+            self.fs.call_s3("list_objects_v2", Bucket=self.root.split("/")[0], MaxKeys=1)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is asked for
+            return error
+        return None
 
 
 Explained = Callable[[], AbstractContextManager[None]]
@@ -422,17 +442,31 @@ def _is_part(name: str) -> bool:
     return name.startswith(".") and name.endswith(".part")
 
 
+def _file_system(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL and the root's path on it.
+
+    Raises:
+        StoreError: no such protocol, options that it does not take, or no connection.
+    """
+    try:
+        found, root = fsspec.core.url_to_fs(url, **_with_retries(url, options))
+    except Exception as error:  # noqa: BLE001 - what fsspec's many file systems raise is of no common kind
+        said, fix = explanation(error, is_local=False)
+        raise StoreError(f"{url}: not a URL that can be opened: {said}; {fix}") from safe_cause(error)
+    return found, root
+
+
 def _with_retries(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as given, on S3 with how botocore tries and waits and how many parts are in memory at once."""
     if not url.startswith(("s3://", "s3a://")):
         return dict(options)
-    config = _S3_CONFIG | options.get("config_kwargs", {})
-    return {"max_concurrency": 4} | dict(options) | {"config_kwargs": config}
+    config = options.get("config_kwargs", {})
+    if not isinstance(config, Mapping):
+        raise TypeError("config_kwargs must hold names and values")
+    return {"max_concurrency": 4} | dict(options) | {"config_kwargs": _S3_CONFIG | dict(config)}
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, as one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+first_line = one_line
 
 
 def remote_errors() -> tuple[type[Exception], ...]:

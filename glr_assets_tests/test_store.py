@@ -413,12 +413,14 @@ def test_a_file_where_a_folder_is_read(store: Store) -> None:
 
 def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
     store = Store(f"s3://absent-{uuid.uuid4().hex}/x", {"endpoint_url": s3_endpoint})
-    assert not store.exists("a")
-    assert store.names("a") == []
+    for use in (lambda: store.exists("a"), lambda: store.names("a"), lambda: store.read("a"), lambda: store.open("a")):
+        with pytest.raises(StoreError) as error:
+            use()
+        one_line(error, store.full_url("a"), "there is no bucket of that name", "create the bucket")
     for size in (3, LARGE):
         with pytest.raises(StoreError) as error:
             store.write("a", bytes(size))
-        one_line(error, store.full_url("a"), "cannot write", "bucket", "GLR_STORE")
+        one_line(error, store.full_url("a"), "cannot write", "there is no bucket of that name", "create the bucket")
 
 
 def test_an_endpoint_where_nobody_listens(s3_endpoint: str, free_tcp_port: int) -> None:
@@ -499,4 +501,4 @@ def test_reading_that_breaks_off_is_one_line(s3_endpoint: str, monkeypatch: pyte
         assert len(file.read(10)) == 10
         with pytest.raises(StoreError) as error:
             file.read()
-    one_line(error, store.full_url("file"), "cannot read", "Read timeout", "network")
+    one_line(error, store.full_url("file"), "cannot read", "did not answer in time", "network")

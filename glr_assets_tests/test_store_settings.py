@@ -70,7 +70,7 @@ def test_secrets_are_not_remembered(tmp_path: Path) -> None:
     assert "hunter2" not in (tmp_path / PATH).read_text()
     settings = Settings.from_environment(store=store, source_options={"secret": "hunter3"})
     assert settings.resolved.source == "s3://bucket/folder"
-    again = Settings.from_environment(store=store, source="s3://key:hunter2@bucket/folder")
+    again = Settings.from_environment(store=store, source="s3://bucket/folder")
     assert again.conflicts() == []
     assert not write_store_settings(Store(store), again.resolved.model_copy(update={"openimages": "https://h/x"}))
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from glr_assets.errors import RecipeError
+from glr_assets.locations import expanded, local_path
 from glr_assets.recipes.answering import Evaluation, ExportOrder, Exports, Retrieval
 from glr_assets.recipes.base import Execution, Section
 from glr_assets.recipes.curating import Dedupe, Fill, Images, OpenImages, Verification
@@ -118,7 +118,7 @@ def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if name_or_path in NAMED_RECIPES:
         text, name = (resources.files("glr_assets.recipes") / f"{name_or_path}.toml").read_text(), name_or_path
     else:
-        path = Path(name_or_path)
+        path = local_path(name_or_path)
         try:
             text, name = path.read_text(), path.stem
         except (OSError, UnicodeDecodeError) as error:
@@ -136,7 +136,7 @@ def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(base, str):
             raise RecipeError(f"recipe {name_or_path}: base = {base!r}, expected a recipe's name or path")
         # A base that is a file lies beside the recipe that names it, wherever a run's process starts.
-        at = base if base in NAMED_RECIPES else str((Path(name_or_path).parent / base).resolve())
+        at = base if base in NAMED_RECIPES else str((local_path(name_or_path).parent / expanded(base)).resolve())
         merged = _document(at, (*seen, name_or_path))
     for key, value in document.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)

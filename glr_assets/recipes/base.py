@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from glr_assets.errors import SettingsError
+from glr_assets.locations import expanded
+
+
+def _expanded(value: str) -> str:
+    try:
+        return expanded(value)
+    except SettingsError as error:
+        raise ValueError(str(error)) from error
+
+
+PathText = Annotated[str, AfterValidator(_expanded)]
+"""A path of this machine, or a URL or hub id where the key says so; a leading `~` is the home folder."""
 
 
 class Section(BaseModel):

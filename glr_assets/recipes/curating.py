@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from glr_assets.recipes.base import Section
+from glr_assets.recipes.base import PathText, Section
 
 
 class Images(Section):
@@ -86,7 +86,7 @@ class Verification(Section):
     extractor: Literal["rootsift", "delf", "superpoint"] = Field(
         "rootsift", description="local features: rootsift needs no weights, delf wants TensorFlow, superpoint a GPU"
     )
-    module: str | None = Field(
+    module: PathText | None = Field(
         None, description="URL or folder of DeLF's module, folder or hub id of SuperPoint's weights"
     )
     max_features: int = Field(500, ge=50, le=2048, description="strongest features of an image that are kept")

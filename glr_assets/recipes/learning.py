@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from glr_assets.recipes.base import Section
+from glr_assets.recipes.base import PathText, Section
 
 ManifestName = Literal["train_manifest", "deduped_manifest", "cleaned_manifest", "non_landmark_filter"]
 BackboneName = Literal[
@@ -38,7 +38,7 @@ class Training(Section):
 class Learning(Section):
     """How a network learns: what the sections of all that is trained have in common."""
 
-    weights: str | None = Field(None, description="folder or hub id of backbone weights to start from")
+    weights: PathText | None = Field(None, description="folder or hub id of backbone weights to start from")
     backbone: BackboneName = Field("resnet-34", description="architecture, built with transformers")
     image_size: int = Field(384, ge=28, le=1024, description="side in pixels of the square a network sees")
     start_size: int | None = Field(
@@ -110,7 +110,7 @@ class Classifying(Learning):
 class Embedder(Learning):
     """The network that turns a photograph into a vector, and how it learns."""
 
-    torchscript: str | None = Field(
+    torchscript: PathText | None = Field(
         None, description="path of a TorchScript embedder ([B,3,H,W] normalised RGB to [B,D]) used as it is"
     )
     whitening: bool = Field(
@@ -225,7 +225,7 @@ class Filter(Classifying):
     manifest: Literal["train_manifest", "deduped_manifest", "cleaned_manifest"] = Field(
         "train_manifest", description="the curated set that is filtered"
     )
-    torchscript: str | None = Field(
+    torchscript: PathText | None = Field(
         None,
         description="path of a TorchScript embedder ([B,3,H,W] normalised RGB to [B,D]) whose vectors are told "
         "apart, in place of training a network",

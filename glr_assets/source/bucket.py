@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import IO, Any, cast
 
 from glr_assets.errors import DamagedSourceError, SourceError, StoreError
@@ -50,9 +51,18 @@ class BucketSource:
         self.url = self.files.url
         if not found:
             raise SourceError(
-                f"source {self.url}: no {layout.TABLE_PATHS['train']} there; expected a GLDv2-shaped bucket "
-                "(make one of your photographs with `glr pack`) or kaggle:///FOLDER; check GLR_SOURCE"
+                f"source {self.url}: no {layout.TABLE_PATHS['train']} there{self._seen_instead()}; "
+                "expected a GLDv2-shaped bucket (make one of your photographs with `glr pack`) or kaggle:///FOLDER; "
+                "check GLR_SOURCE"
             )
+
+    def _seen_instead(self) -> str:
+        """What is at the root instead of a bucket, where that can be told."""
+        if self.files.is_local and not Path(self.files.root or "/").exists():
+            return ", nor a folder of that name"
+        with _as_source_error():
+            is_kaggle = self.files.exists("train.csv")
+        return ", but a train.csv as Kaggle's folders have it: give kaggle://… with its path" if is_kaggle else ""
 
     def table_url(self, name: TableName) -> str:
         """Where that CSV lies."""
@@ -86,7 +96,14 @@ class BucketSource:
     def shards(self, split: Split) -> list[str]:
         """Keys of the TARs under the split's folder: `000` for `images_000.tar`."""
         with _as_source_error():
-            matches = [_SHARD_FILE.fullmatch(name) for name in self.files.names(split)]
+            names = self.files.names(split)
+            tables = posixpath.dirname(layout.TABLE_PATHS["train"])
+            if not names and self.files.is_http and not self.files.names(tables):
+                raise SourceError(
+                    f"source {self.url}: the server lists no files of its folders, so shards cannot be found over "
+                    'HTTP; give the bucket by its own protocol, as s3://NAME with the options {"anon": true}'
+                )
+        matches = [_SHARD_FILE.fullmatch(name) for name in names]
         return sorted(match.group(1) for match in matches if match)
 
     def shard_stamps(self, split: Split) -> dict[str, str]:
@@ -147,7 +164,7 @@ class BucketSource:
         if expected is not None and md5.hexdigest() != expected:
             raise DamagedSourceError(
                 f"{self.files.full_url(path)}: MD5 is {md5.hexdigest()}, expected {expected} by "
-                f"{layout.md5_path(split, shard)} (or its correction in {FILE}); download it again or mend the bucket"
+                f"{layout.md5_path(split, shard)} (or its correction in {FILE}); download it again or repair the bucket"
             )
 
     def read_members(self, places: Iterable[Place]) -> Iterator[bytes | SourceError]:
@@ -184,7 +201,7 @@ class BucketSource:
         if not text or not _MD5.fullmatch(text[0].lower()):
             raise DamagedSourceError(
                 f"{self.files.full_url(path)}: expected `<md5>  images_{shard}.tar`, found {' '.join(text)[:60]!r}; "
-                "mend the file at the source"
+                "correct the file at the source"
             )
         return actual_md5(self.overrides, split, shard, text[0].lower())
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from glr_assets.errors import SourceError
+from glr_assets.locations import local_path
 from glr_assets.ranges import LOCAL_READERS, Place, in_batches
 from glr_assets.source.base import UNREADABLE, Member, Split, TableName
 from glr_assets.source.file_names import may_be_photograph
@@ -42,8 +43,8 @@ class KaggleSource:
     """Reads a competition folder of this machine."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-        self.url = f"kaggle://{folder}"
+        self.folder = local_path(folder)
+        self.url = f"kaggle://{self.folder}"
         # Resolved: what links may lead to.
         self._roots = [os.path.realpath(self.folder), *(os.path.realpath(self.folder / split) for split in SPLITS)]
         for needed in ("train.csv", "train"):

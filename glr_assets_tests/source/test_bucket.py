@@ -151,13 +151,21 @@ def test_a_place_without_train_csv(tmp_path: Path, s3_endpoint: str) -> None:
     (tmp_path / "file").write_bytes(b"x")
     Store("s3://empty-source", {"endpoint_url": s3_endpoint}).fs.mkdir("empty-source")
     options = {"endpoint_url": s3_endpoint}
-    for url in (str(tmp_path / "empty"), f"file://{tmp_path}/nowhere", "s3://empty-source", "s3://no-such-bucket/x"):
+    for url in (str(tmp_path / "empty"), f"file://{tmp_path}/nowhere", "s3://empty-source"):
         with pytest.raises(SourceError) as error:
             open_source(url, options if url.startswith("s3") else None)
         told(error, url, "no metadata/train.csv", "glr pack", "GLR_SOURCE")
     with pytest.raises(SourceError) as error:
         open_source(str(tmp_path / "file"))
     told(error, str(tmp_path / "file"), "GLR_SOURCE")
+    with pytest.raises(SourceError) as error:
+        open_source("s3://no-such-bucket/x", options)
+    told(error, "s3://no-such-bucket/x", "there is no bucket of that name")
+    with pytest.raises(SourceError, match="nor a folder of that name"):
+        open_source(str(tmp_path / "nowhere"))
+    (tmp_path / "empty/train.csv").write_text("id,landmark_id\n")
+    with pytest.raises(SourceError, match="give kaggle://"):
+        open_source(str(tmp_path / "empty"))
 
 
 def test_an_endpoint_where_nobody_listens(free_tcp_port: int, s3_endpoint: str) -> None:
@@ -300,7 +308,7 @@ def test_a_malformed_md5_file(copied: Path, text: str) -> None:
     for required in (True, False):
         with pytest.raises(SourceError) as error:
             walked(BucketSource(str(copied)), md5=required)
-        told(error, "md5sum/train/md5.images_000.txt", "expected `<md5>  images_000.tar`", "mend")
+        told(error, "md5sum/train/md5.images_000.txt", "expected `<md5>  images_000.tar`", "correct")
 
 
 def test_a_malformed_md5_file_of_bytes(copied: Path) -> None:

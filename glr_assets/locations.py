@@ -1,0 +1,63 @@
+"""Where a user says that something lies: folders, files and URLs, read one way wherever they are given.
+
+A leading `~` is the home folder, in URLs of this machine too (`file://~/x`, `kaggle://~/x`); a relative path is taken
+from the current folder; a path of this machine becomes absolute, so that it means the same to a process that starts
+elsewhere. Variables are not expanded, which is a shell's work: a path that begins with one is refused, since a folder
+of that name is never meant. Blanks, letters of any script and `%` are part of a name as they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from glr_assets.errors import SettingsError
+
+#: Schemes whose URLs are paths of this machine.
+_LOCAL: Final = re.compile(r"(file|local|kaggle)://(.*)", re.DOTALL)
+_VARIABLE: Final = re.compile(r"(?:\$\w+|\$\{\w+\}|%\w+%)(?:/|$)")
+
+
+def local_path(text: str | Path) -> Path:
+    """The absolute path of a file or folder of this machine; symbolic links and `..` stay as they are.
+
+    Raises:
+        SettingsError: no home folder is known of the user it names, or it begins with a variable.
+    """
+    given = str(text)
+    if _VARIABLE.match(given):
+        raise SettingsError(f"{given}: the variable at its beginning is not expanded here; write the path itself")
+    expanded = os.path.expanduser(given)  # noqa: PTH111 - Path.expanduser takes `./~` for the home folder
+    if given.startswith("~") and expanded == given:
+        raise SettingsError(
+            f"{given}: no home folder of {given.split('/', maxsplit=1)[0]} is known; write the path itself"
+        )
+    return Path(expanded).absolute()
+
+
+def expanded(text: str) -> str:
+    """A path that may also be relative to another folder, or an id of a hub: only a leading `~` is replaced.
+
+    Raises:
+        SettingsError: as `local_path`.
+    """
+    return str(local_path(text)) if text.startswith("~") else text
+
+
+def location(text: str) -> str:
+    """A folder or URL as all code uses it: paths of this machine are absolute, URLs of others as they are given.
+
+    Raises:
+        SettingsError: as `local_path`.
+    """
+    if "://" not in text:
+        return str(local_path(text))
+    found = _LOCAL.fullmatch(text)
+    return text if found is None else f"{found[1]}://{local_path(found[2] or '/')}"
+
+
+def is_local(text: str) -> bool:
+    """Whether a folder or URL names a place of this machine."""
+    return "://" not in text or _LOCAL.fullmatch(text) is not None
