@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -10,6 +12,8 @@ from glr_assets.defs.lineage import Progress as LineageProgress
 from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
 from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.evaluation.report import REPORT
+from glr_assets.ledger.account import account_lines, image_account
+from glr_assets.packing.pack import read_summary
 from glr_assets.receipts import need_receipt
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.settings import Settings
@@ -44,6 +48,8 @@ class DemoReport(BaseModel):
     """What a demo made: scores (None where no query can be scored), images, seconds an asset.
 
     `unscored` says why there are no scores, or which Usage of the queries is left out of them; empty where all count.
+    `account` tells what became of every image of train and test, `packed` what `glr pack` made of the files it saw, and
+    `held_out` how many of the photographs that train a validation split holds out meanwhile.
     """
 
     unscored: str
@@ -53,6 +59,9 @@ class DemoReport(BaseModel):
     top1: float | None
     controls: dict[str, Control]
     images: ImageCounts
+    account: dict[str, dict[str, int]]
+    packed: dict[str, Any] | None
+    held_out: int
     seconds: dict[str, float]
     source: str
     store: str
@@ -92,10 +101,13 @@ def run_demo(settings: Settings, console: Console) -> DemoReport:
                 console.print(f"{'':12}{warning}", markup=False)
 
         seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends))
-    return _report(store, seconds, source.url, recipe.name)
+    packed = read_summary(Store(source.url, settings.source_options)) if "://" not in source.url else None
+    return _report(store, seconds, source.url, recipe.name, packed)
 
 
-def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -> DemoReport:
+def _report(
+    store: Store, seconds: dict[str, float], source: str, recipe: str, packed: dict[str, Any] | None
+) -> DemoReport:
     scores = store.read_json(REPORT)
     catalog, deduped, extra, train, cleaned = (
         need_receipt(store, name).summary
@@ -122,6 +134,9 @@ def _report(store: Store, seconds: dict[str, float], source: str, recipe: str) -
         **{key: scores.get(key) for key in ("gap", "gap_landmarks_only", "map100", "top1")},
         controls=scores.get("controls", {}),
         images=images,
+        account=image_account(store),
+        packed=packed,
+        held_out=int(need_receipt(store, "embedder").summary.get("held_out") or 0),
         seconds=seconds,
         source=source,
         store=store.url,
@@ -139,6 +154,8 @@ def shown(report: DemoReport) -> str:
         f"train    {images.deduped} of the competition's set kept + {images.extra} extras = {images.train}",
         f"cleaned  {images.cleaned} of them verified by another photograph of their landmark",
         f"search   {images.index} index images, {images.test} test images",
+        "",
+        *account_lines(report.account, report.packed, report.held_out),
         "",
     ]
     if report.gap is None:

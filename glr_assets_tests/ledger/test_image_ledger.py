@@ -17,6 +17,7 @@ from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_EXTRA, TRAIN_MAN
 from glr_assets.errors import GlrError, MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.ledger import image_ledger as ledger_module
+from glr_assets.ledger.account import account_lines, image_account
 from glr_assets.ledger.balance import unbalanced
 from glr_assets.ledger.image_ledger import ledger_pieces, make_image_ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
@@ -350,3 +351,19 @@ def test_images_are_found_by_what_the_tables_tell(lineage: Lineage) -> None:
     assert all(row["id"] in [story.id for story in why(lineage.store, name)] for name in names)
     with pytest.raises(GlrError, match="by id, file name, title or URL"):
         why(lineage.store, "nowhere.jpg")
+
+
+def test_the_account_adds_up_and_names_each_fate(lineage: Lineage) -> None:
+    account = image_account(lineage.store)
+    ledger = [row for row in read_table(lineage.store, IMAGE_LEDGER).to_pylist() if row["landmark_id"] is not None]
+    assert sum(account["train"].values()) == len(ledger)
+    assert account["train"]["trains"] == read_table(lineage.store, TRAIN_MANIFEST).num_rows
+    assert account["train"]["failed at ingest"] == sum(row["status"] == "failed" for row in ledger)
+    assert account["test"] == {"stored": 1, "without a picture": 1}
+    packed = {"files": 20, "packed": 17, "left_out": {"hidden": 2, "empty file": 1}, "train": 9, "test": 6}
+    lines = account_lines(account, packed | {"non_landmarks": 4}, 1)
+    assert lines[:2] == [
+        "files    20 = 17 packed + 3 left out (2 hidden, 1 empty file)",
+        "packed   17 = 9 train + 2 test queries + 4 without a landmark + 2 held out for the index",
+    ]
+    assert lines[-1] == "queries  1 of 2 have no picture and count as unanswered"
