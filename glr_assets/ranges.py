@@ -7,11 +7,12 @@ belongs to those who read them.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
 from glr_assets.causes import explanation, hides_cause, is_beyond_end
+from glr_assets.concurrency import ByteBudget, Lane
 from glr_assets.errors import StoreError
 from glr_assets.redaction import safe_cause
 from glr_assets.seeded import drawn
@@ -34,9 +36,12 @@ RANGES_AHEAD: Final = 16
 LOCAL_READERS: Final = 8
 """Threads that read files of this machine: they wait for a network file system, and stand in each other's way else."""
 BYTES_AHEAD: Final = 64 * 2**20
+"""Most bytes that one reader requests or holds ahead of its consumer, of a local and of a remote store alike."""
 
 _CHUNK = 2**20
 _BATCH, _BATCH_BYTES = 16, 4 * 2**20
+#: A batch is at most this share of the limit, so that all threads have one.
+_BATCH_SHARE = 1 / (2 * LOCAL_READERS)
 _NOT_WORTH_AGAIN = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 
 T = TypeVar("T")
@@ -90,11 +95,12 @@ def stream(
     retry: Retry = DEFAULT_RETRY,
     block: int | None = None,
     ahead: int = BLOCKS_AHEAD,
-) -> Generator[bytes | memoryview]:
+    most_bytes: int = BYTES_AHEAD,
+) -> Generator[bytes]:
     """The first `size` bytes of a file in order, as blocks that may be kept: no block's memory is used again.
 
-    A local file is read by the caller's thread, a remote one by `ahead` threads that are at most `ahead` blocks
-    further than the one given out.
+    A local file is read by the caller's thread, a block at a time. A remote one is read by `ahead` threads that are at
+    most `ahead` blocks and `most_bytes` further than the block given out.
 
     Args:
         store: where the file is.
@@ -104,6 +110,7 @@ def stream(
         retry: how often each block is asked for.
         block: bytes of a block; 8 MiB of a remote file, 1 MiB of a local one where not given.
         ahead: blocks on their way at once.
+        most_bytes: bytes on their way or waiting to be taken; one block may be larger.
 
     Raises:
         StoreError: a block cannot be had; the text names file, byte and cause.
@@ -114,9 +121,12 @@ def stream(
     step = block or BLOCK
     places = (Place(name, offset, min(step, size - offset)) for offset in range(0, size, step))
     stop = threading.Event()
+
+    def read(place: Place) -> bytes:
+        return _fetched(store, place, retry, stop, etag)
+
     try:
-        for data in ordered(lambda place: _fetched(store, place, retry, stop, etag), places, workers=ahead):
-            yield memoryview(data).toreadonly()
+        yield from ordered(read, places, workers=ahead, most_bytes=most_bytes, size=_size_of)
     finally:
         stop.set()
 
@@ -138,26 +148,35 @@ def read_ranges(
     Args:
         store: where the files are.
         places: what to read.
-        retry: how often each place is asked for.
-        ahead: places on their way at once.
+        retry: how often each place of a remote store is requested.
+        ahead: places of a remote store on their way at once; a local one is read by `LOCAL_READERS` threads.
         most_bytes: bytes on their way or waiting to be taken; one place may be larger.
     """
     if store.is_local:
-        local = in_batches(lambda batch: [_read_local(store, place) for place in batch], places, workers=LOCAL_READERS)
-        yield from local
+        yield from in_batches(
+            lambda batch: [_read_local(store, place) for place in batch],
+            places,
+            workers=LOCAL_READERS,
+            most_bytes=most_bytes,
+            size=_size_of,
+        )
         return
     stop = threading.Event()
 
     def read(place: Place) -> bytes | StoreError:
         try:
-            return bytes(_fetched(store, place, retry, stop, None))
+            return _fetched(store, place, retry, stop, None)
         except StoreError as error:
             return error
 
     try:
-        yield from ordered(read, places, workers=ahead, most_bytes=most_bytes, size=lambda place: place.size)
+        yield from ordered(read, places, workers=ahead, most_bytes=most_bytes, size=_size_of)
     finally:
         stop.set()
+
+
+def _size_of(place: Place) -> int:
+    return place.size
 
 
 def ordered(
@@ -169,8 +188,11 @@ def ordered(
     most_bytes: int = BYTES_AHEAD,
     size: Callable[[T], int] = lambda _: 0,
     quick: Callable[[T], bool] = lambda _: False,
+    lane: Lane | None = None,
 ) -> Generator[R]:
     """What `work` makes of each item, in the order of the items, made by several threads that read ahead.
+
+    At most `most_bytes` of results, by `size`, are begun or wait to be taken, beside the one that was given out last.
 
     Args:
         work: called once an item, from any thread; what it raises is raised when its turn comes.
@@ -178,58 +200,76 @@ def ordered(
         workers: threads.
         ahead: results at most that are ahead of the one given out; as many as threads where not given. More keep all
             threads at work where items take longer or shorter.
-        most_bytes: no further item is begun while those begun and not given out are together larger.
+        most_bytes: no further item is begun while those begun and not given out are together larger. One item may be.
         size: the bytes of an item's result.
         quick: whether an item is less work than handing it to a thread; its turn come, the caller's thread does it.
+        lane: where the threads work; one that several callers share holds them together to its number of threads.
     """
     items = iter(items)
     first = list(islice(items, 2))
     if len(first) < 2:  # a thread for one item alone would cost more than a short read
         yield from map(work, first)
         return
-    queue: deque[tuple[Callable[[], R], int]] = deque()
-    weight = 0
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ranges")
+    queue: deque[tuple[Future[R] | Callable[[], R], int]] = deque()
+    budget = ByteBudget(most_bytes)
+    lane = lane or Lane(workers)
+
+    def next_result() -> R:
+        found, taken = queue.popleft()
+        result = found.result() if isinstance(found, Future) else found()
+        budget.release(taken)
+        return result
+
     try:
         for item in chain(first, items):
             own = size(item)
-            while queue and weight + own > most_bytes:
-                result, taken = queue.popleft()
-                weight -= taken
-                yield result()
-            queue.append((partial(work, item) if quick(item) else pool.submit(work, item).result, own))
-            weight += own
+            while not budget.fits(own):
+                yield next_result()
+            queue.append((partial(work, item) if quick(item) else lane.submit(partial(work, item)), own))
+            budget.take(own)
             if len(queue) > (ahead or workers):
-                result, taken = queue.popleft()
-                weight -= taken
-                yield result()
+                yield next_result()
         while queue:
-            yield queue.popleft()[0]()
+            yield next_result()
     finally:
         # Who leaves early does not wait for answers of a server that stalls.
-        pool.shutdown(wait=False, cancel_futures=True)
+        for found, _ in queue:
+            if isinstance(found, Future):
+                found.cancel()
 
 
 def in_batches(
-    work: Callable[[list[T]], list[R]], items: Iterable[T], *, workers: int, size: Callable[[T], int] = lambda _: 0
+    work: Callable[[list[T]], list[R]],
+    items: Iterable[T],
+    *,
+    workers: int,
+    most_bytes: int = BYTES_AHEAD,
+    size: Callable[[T], int] = lambda _: 0,
+    lane: Lane | None = None,
 ) -> Generator[R]:
-    """As `ordered`, with lists of items for tasks: where one item is less work than handing a task to a thread."""
+    """As `ordered`, with lists of items for tasks: where one item is less work than handing a task to a thread.
+
+    Of a batch that is being given out the rest counts with what is ahead: no other is begun before its last item has
+    been taken.
+    """
 
     def weight(batch: list[T]) -> int:
         return sum(map(size, batch))
 
-    with closing(ordered(work, _batches(items, size), workers=workers, size=weight)) as done:
+    batches = _batches(items, size, min(_BATCH_BYTES, int(most_bytes * _BATCH_SHARE)))
+    with closing(ordered(work, batches, workers=workers, most_bytes=most_bytes, size=weight, lane=lane)) as done:
         for results in done:
             results.reverse()
             while results:
                 yield results.pop()  # and hold it no longer
 
 
-def _batches(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: Callable[[T], int], most_bytes: int) -> Iterator[list[T]]:
+    """Items in lists of `_BATCH`, and of no more bytes than that unless of a single item."""
     batch: list[T] = []
     weight = 0
     for item in items:
-        if batch and (len(batch) == _BATCH or weight + size(item) > _BATCH_BYTES):
+        if batch and (len(batch) == _BATCH or weight + size(item) > most_bytes):
             yield batch
             batch, weight = [], 0
         batch.append(item)
@@ -269,19 +309,33 @@ def _local_blocks(store: Store, name: str, size: int, block: int) -> Iterator[by
         os.close(descriptor)
 
 
-def _fetched(store: Store, place: Place, retry: Retry, stop: threading.Event, etag: str | None) -> bytearray:
-    """The bytes of a place of a remote store; each request asks for what the earlier ones did not bring."""
+def _fetched(store: Store, place: Place, retry: Retry, stop: threading.Event, etag: str | None) -> bytes:
+    """The bytes of a place of a remote store; each request asks for what the earlier ones did not bring.
+
+    They are in memory once: what comes in one piece is given out as it is, and a BytesIO that is filled to its end
+    gives out its own bytes.
+    """
     if place.size == 0:
-        return bytearray()
-    data = bytearray(place.size)
+        return b""
+    data: io.BytesIO | None = None
     got = 0
     for attempt in range(1, retry.attempts + 1):
         rest = Place(place.name, place.offset + got, place.size - got)
-        with memoryview(data)[got:] as target:
-            brought, cause = _arrived(store, rest, target, etag)
+        if store.is_s3:
+            data = data or io.BytesIO(bytes(place.size))
+            with data.getbuffer() as whole, whole[got:] as target:
+                brought, cause = _streamed_answer(store, rest, target, etag)
+        else:
+            piece, cause = _whole_answer(store, rest)
+            if len(piece) == place.size:
+                return piece
+            data = data or io.BytesIO(bytes(place.size))
+            with data.getbuffer() as whole:
+                whole[got : got + len(piece)] = piece
+            brought = len(piece)
         got += brought
         if got == place.size:
-            return data
+            return data.getvalue()
         if not _worth_again(cause):
             raise _broken(store, place, got, *_explained(cause)) from safe_cause(cause)
         if attempt == retry.attempts or stop.wait(retry.wait(attempt, place)):
@@ -290,20 +344,22 @@ def _fetched(store: Store, place: Place, retry: Retry, stop: threading.Event, et
     raise _broken(store, place, got, f"{said} ({attempt} attempts)", fix) from safe_cause(cause)
 
 
-def _arrived(store: Store, place: Place, target: memoryview, etag: str | None) -> tuple[int, Exception]:
-    """One request: how many bytes it brought into `target` [size], and what ended it before it was full."""
-    path = store.path(place.name)
-    if store.is_s3:
-        from fsspec.asyn import sync
+def _streamed_answer(store: Store, place: Place, target: memoryview, etag: str | None) -> tuple[int, Exception]:
+    """One request of S3: how many bytes it brought into `target` [size], and what ended it before it was full."""
+    from fsspec.asyn import sync
 
-        arrival: tuple[int, Exception] = sync(store.fs.loop, _from_s3, store.fs, path, place.offset, target, etag)
-        return arrival
+    path = store.path(place.name)
+    arrival: tuple[int, Exception] = sync(store.fs.loop, _from_s3, store.fs, path, place.offset, target, etag)
+    return arrival
+
+
+def _whole_answer(store: Store, place: Place) -> tuple[bytes, Exception]:
+    """One request of another remote store: at most the bytes of `place`, and what is wrong where they are fewer."""
     try:
-        data = store.fs.cat_file(path, start=place.offset, end=place.offset + place.size)
+        data = store.fs.cat_file(store.path(place.name), start=place.offset, end=place.offset + place.size)
     except _failures() as error:
-        return 0, error
-    target[: len(data)] = data
-    return len(data), _CutError("the file ends there") if not data else ConnectionError("the answer was cut")
+        return b"", error
+    return bytes(data), _CutError("the file ends there") if not data else ConnectionError("the answer was cut")
 
 
 class _CutError(Exception):

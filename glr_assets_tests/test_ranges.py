@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
+import tracemalloc
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -171,7 +174,6 @@ def test_who_leaves_early_begins_nothing_more(faulty: Store, proxy: FaultyS3) ->
 
 
 def test_a_wait_between_attempts_ends_with_the_reader(faulty: Store, proxy: FaultyS3) -> None:
-    before = set(threading.enumerate())
     patient = Retry(attempts=2, first_wait=3600, longest_wait=3600)
     blocks = stream(faulty, "file", len(DATA), block=BLOCK, ahead=1, retry=patient)
     next(blocks)
@@ -181,10 +183,135 @@ def test_a_wait_between_attempts_ends_with_the_reader(faulty: Store, proxy: Faul
     next(blocks)
     while not proxy.done["slow_down"]:
         time.sleep(0.01)
-    (worker,) = (thread for thread in set(threading.enumerate()) - before if thread.name.startswith("ranges"))
+    assert fetching()
     blocks.close()
-    worker.join(30)
-    assert not worker.is_alive()
+    until = time.monotonic() + 30
+    while fetching() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not fetching()
+
+
+def fetching() -> bool:
+    """Whether a thread is at a range, or waits to ask for it again."""
+    frames = list(sys._current_frames().values())
+    while frames:
+        frame = frames.pop()
+        if frame.f_code.co_name == "_fetched":
+            return True
+        frames += [frame.f_back] if frame.f_back else []
+    return False
+
+
+# Bytes in flight
+
+
+LARGE = 2 * 2**20
+SLACK = 2**18  # of lists, futures and frames
+
+
+def peak_over(results: Iterator[object]) -> int:
+    """The most bytes that Python held while these were taken one after another, each dropped for the next."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in results:
+            time.sleep(0.0005)  # whoever reads ahead gets as far as it may
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(params=["folder", "memory"], scope="module")
+def store_of_zeros(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """`zeros`, of `LARGE` bytes."""
+    folder = str(tmp_path_factory.mktemp("zeros"))
+    store = Store(folder if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
+    store.write("zeros", bytes(LARGE))
+    return store
+
+
+def drawn_sizes(seed: int, count: int, largest: int) -> list[int]:
+    """Sizes of which as many are small as are large: lists that hypothesis draws itself are nearly all small."""
+    random = np.random.default_rng(seed)
+    return (random.random(count) * random.choice([0.02, 1.0], count) * largest).astype(int).tolist()
+
+
+sizes_in_flight = st.builds(
+    drawn_sizes, st.integers(0, 2**32), st.integers(2, 60), st.sampled_from([LARGE // 100, LARGE // 4, LARGE])
+)
+
+
+@settings(max_examples=20)
+@given(sizes=sizes_in_flight, limit=st.sampled_from([1, LARGE // 4, LARGE, 2 * LARGE]), ahead=st.integers(1, 20))
+def test_ranges_hold_the_limit_and_one_item_of_any_store(
+    store_of_zeros: Store, sizes: list[int], limit: int, ahead: int
+) -> None:
+    places = [Place("zeros", 0, size) for size in sizes]
+    peak = peak_over(read_ranges(store_of_zeros, iter(places), ahead=ahead, most_bytes=limit))
+    assert peak <= max(limit, *sizes) + max(sizes) + SLACK
+
+
+@settings(max_examples=20)
+@given(
+    sizes=sizes_in_flight,
+    limit=st.sampled_from([1, LARGE // 4, 2 * LARGE]),
+    workers=st.integers(1, 9),
+    batches=st.booleans(),
+)
+def test_results_hold_the_limit_and_one_item(sizes: list[int], limit: int, workers: int, batches: bool) -> None:
+    if batches:
+        found = in_batches(
+            lambda batch: [bytes(n) for n in batch], sizes, workers=workers, most_bytes=limit, size=lambda n: n
+        )
+    else:
+        found = ordered(bytes, sizes, workers=workers, ahead=40, most_bytes=limit, size=lambda n: n)
+    assert peak_over(found) <= max(limit, *sizes) + max(sizes) + SLACK
+
+
+@pytest.mark.parametrize("limit", [30_000, 100_000])
+def test_no_more_is_asked_of_a_server_than_the_limit(faulty: Store, proxy: FaultyS3, limit: int) -> None:
+    sizes = [5_000, 29_000, 1, 60_000, 12_000, 12_000, 12_000, 12_000, 40_000, 300, 300, 25_000] * 3
+    taken = 0
+    for read in read_ranges(faulty, (Place("file", 0, size) for size in sizes), most_bytes=limit):
+        assert isinstance(read, bytes)
+        time.sleep(0.02)
+        asked = sum(span[1] - span[0] + 1 for span in (passed.span for passed in proxy.ranges("file")) if span)
+        assert asked - taken <= max(limit, *sizes) + len(read)
+        taken += len(read)
+    assert taken == sum(sizes)
+
+
+def test_blocks_of_a_server_keep_the_limit(faulty: Store, proxy: FaultyS3) -> None:
+    for number, block in enumerate(stream(faulty, "file", len(DATA), block=10_000, ahead=8, most_bytes=30_000)):
+        assert len(block) == 10_000
+        time.sleep(0.02)
+        assert len(proxy.ranges("file")) - number <= 3 + 1
+
+
+# Threads
+
+
+def test_all_readers_share_the_threads_of_the_process() -> None:
+    def slow(number: int) -> str:
+        time.sleep(0.002)
+        return threading.current_thread().name
+
+    names: set[str] = set()
+    most = 0
+    for _ in range(30):
+        names |= set(ordered(slow, range(8), workers=2))
+        most = max(most, sum(thread.name.startswith("glr") for thread in threading.enumerate()))
+    assert all(name.startswith("glr") for name in names)
+    after = sum(thread.name.startswith("glr") for thread in threading.enumerate())
+    list(ordered(slow, range(8), workers=2))
+    assert sum(thread.name.startswith("glr") for thread in threading.enumerate()) == after == most
+
+
+def test_work_that_reads_ahead_itself_is_never_starved() -> None:
+    def inner(number: int) -> int:
+        return sum(ordered(lambda n: n, range(number), workers=3))
+
+    assert list(ordered(inner, range(60), workers=20)) == [n * (n - 1) // 2 for n in range(60)]
 
 
 # A bad line

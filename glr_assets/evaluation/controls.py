@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from threadpoolctl import threadpool_limits
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.curation.diversity import hamming
 from glr_assets.curation.fates import fates
 from glr_assets.evaluation.metrics import Prediction
@@ -180,7 +180,7 @@ def rootsift_votes(store: Store, manifest: pa.Table, query_ids: list[str], worke
     voters = [image_id for image_id in sorted(landmark_of) if image_id in train]
     asked = [image_id for image_id in sorted(query_ids) if image_id in test]
     found: list[Prediction] = []
-    with threadpool_limits(1, user_api="blas"):
+    with single_threaded("blas"):
         for start in range(0, len(asked), QUERY_BLOCK):
             block = asked[start : start + QUERY_BLOCK]
             queries = list(ordered(lambda name: extracted(extractor, name, test.read(name)), block, workers=workers))

@@ -108,7 +108,13 @@ def make_openimages_images(
             asking = stack.enter_context(fetcher or Fetcher(recipe)) if recipe.fetch else None
             sought = _Sought(root, store, part, recipe, asking)
             local = execution.threads if root.is_local else RANGES_AHEAD
-            found = ordered(sought.found, wanted, workers=local if asking is None else CONNECTIONS)
+            found = ordered(
+                sought.found,
+                wanted,
+                workers=local if asking is None else CONNECTIONS,
+                # What a mirror has of an image is no larger than what was published.
+                size=lambda row: min(row["original_size"] or 0, recipe.max_bytes),
+            )
             return _written(writer, part, wanted, stack.enter_context(closing(found)), asked)
 
     made = make(

@@ -6,6 +6,7 @@ sets of their own, made alike.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from threadpoolctl import threadpool_limits
 
+from glr_assets.concurrency import Lane, single_threaded
 from glr_assets.curation.fates import fates
 from glr_assets.errors import MissingInputError, StoreError
 from glr_assets.images.dataset import decoded as decoded_image
@@ -217,6 +218,11 @@ class Comparer:
     features: StoredFeatures
     workers: int
 
+    @functools.cached_property
+    def _lane(self) -> Lane:
+        """Queries that overlap share the threads, as the requests of a service do."""
+        return Lane(self.workers)
+
     @classmethod
     def open(
         cls, store: Store, shards: Mapping[str, Sequence[str]], recipe: Verification, execution: Execution
@@ -252,9 +258,9 @@ class Comparer:
         def compare(batch: list[tuple[str, Prepared | None]]) -> list[list[tuple[int, int, int]]]:
             return [self._of_candidate(other, [(*at, asked[at[0]]) for at in askers[name]]) for name, other in batch]
 
-        with threadpool_limits(1, user_api="blas"):
+        with single_threaded("blas"):
             stream: Iterable[tuple[str, Prepared | None]] = zip(wanted, self.features.prepared(wanted), strict=True)
-            for found in in_batches(compare, stream, workers=self.workers):
+            for found in in_batches(compare, stream, workers=self.workers, size=_size, lane=self._lane):
                 for query, place, count in found:
                     inliers[query][place] = count
         return inliers
@@ -268,6 +274,10 @@ class Comparer:
                 evidence = self.judge(photo, other)
                 found.append((query, place, 0 if evidence.refusal else evidence.inliers))
         return found
+
+
+def _size(candidate: tuple[str, Prepared | None]) -> int:
+    return 0 if candidate[1] is None else candidate[1].nbytes
 
 
 def need_features_of(features: StoredFeatures, extractor: Extractor, recipe: Verification) -> None:

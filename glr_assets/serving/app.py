@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.errors import GlrError
 from glr_assets.images.pixels import StoredImage
 from glr_assets.serving import page
@@ -159,9 +160,11 @@ def build_service(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Service)
-    app.live.watch(app.state.every_seconds)
-    yield
-    app.close()
+    # Set once: requests that overlap change no limit of the process.
+    with single_threaded("blas"):
+        app.live.watch(app.state.every_seconds)
+        yield
+        app.close()
 
 
 def _few_threads(threads: int) -> None:

@@ -7,18 +7,18 @@ decoding threads move a quarter of the bytes and training, inference and service
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.errors import EmbedderError
 from glr_assets.grouped_split import held_out_groups
+from glr_assets.ranges import ordered
 from glr_assets.seeded import derived_seed
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ LUMA = (0.299, 0.587, 0.114)
 # Kept pictures are this much larger than the network's square, so that crops of them lose little.
 CACHE_MARGIN = 1.15
 CACHE_BYTES = 2 * 2**30
+#: Bytes of pictures that are decoded ahead of the reader, at most.
+DECODED_AHEAD = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ class EpochBatches:
         import torch
 
         wanted = ((draw, view) for batch in self.batches for view in range(self.views) for draw in batch)
-        varied = in_threads(lambda pair: self._varied(*pair), wanted, self.workers)
+        varied = in_threads(lambda pair: self._varied(*pair), wanted, self.workers, lambda _: 3 * self.size**2)
         for batch in self.batches:
             pixels = np.empty((self.views * len(batch), self.size, self.size, 3), np.uint8)
             for row in pixels:
@@ -363,7 +365,13 @@ def squares(images: Iterable[Picture], size: int, batch_size: int, workers: int)
     """Pictures as uint8 batches [≤ batch_size, size, size, 3] in their order, prepared by `workers` threads."""
     import torch
 
-    numbered = in_threads(lambda pair: square(pair[1], size, f"image number {pair[0]}"), enumerate(images), workers)
+    def prepared(pair: tuple[int, Picture]) -> Pixels:
+        return square(pair[1], size, f"image number {pair[0]}")
+
+    def largest(pair: tuple[int, Picture]) -> int:
+        return max(3 * size**2, len(pair[1]) if isinstance(pair[1], bytes) else 0)
+
+    numbered = in_threads(prepared, enumerate(images), workers, largest)
     batch: list[Pixels] = []
     for pixels in numbered:
         batch.append(pixels)
@@ -374,37 +382,29 @@ def squares(images: Iterable[Picture], size: int, batch_size: int, workers: int)
         yield torch.from_numpy(np.stack(batch))
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def in_threads(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    size: Callable[[Item], int] = lambda _: 0,
+) -> Iterator[Result]:
     """`work` of each item in order, `workers` threads ahead of the reader; in this thread where it is 0.
 
     OpenCV leaves Python's lock while it decodes and warps, so threads suffice and nothing is pickled.
+
+    Args:
+        work: called once an item, from any thread.
+        items: taken as they are needed, by this thread.
+        workers: threads.
+        size: bytes of an item, or of its result where that is larger; together at most `DECODED_AHEAD` are ahead.
     """
     if workers < 1:
         yield from map(work, items)
         return
-    ahead: deque[Future[Result]] = deque()
-    with _one_thread_a_call(), ThreadPoolExecutor(workers, thread_name_prefix="photographs") as pool:
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                # Enough for two batches of a GPU's size without holding an epoch.
-                if len(ahead) > 8 * workers + 64:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-@contextmanager
-def _one_thread_a_call() -> Iterator[None]:
-    """Keep OpenCV from starting threads of its own inside each of ours."""
-    import cv2
-
-    earlier = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(earlier)
+    # Enough for two batches of a GPU's size without holding an epoch.
+    ahead = 8 * workers + 64
+    with (
+        single_threaded("opencv"),
+        closing(ordered(work, items, workers=workers, ahead=ahead, most_bytes=DECODED_AHEAD, size=size)) as done,
+    ):
+        yield from done

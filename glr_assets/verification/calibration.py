@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from threadpoolctl import threadpool_limits
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.curation.schemas import LABEL_CONFLICTS
 from glr_assets.plots import steps_over_points
 from glr_assets.ranges import in_batches
@@ -184,7 +184,7 @@ def make_verification_calibration(
         conflicts = read_table(store, LABEL_CONFLICTS, ["id", "partner"])
         alike = set(zip(conflicts["id"].to_pylist(), conflicts["partner"].to_pylist(), strict=True))
         drawn = different_pairs(images["landmark_id"].to_numpy(), ids, recipe.calibration_pairs, seed, alike)
-        with threadpool_limits(1, user_api="blas"):
+        with single_threaded("blas"):
             found = list(
                 in_batches(
                     lambda batch: [judge(prepared[one], prepared[other]) for one, other in batch],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.errors import MissingInputError, StoreError, TableError
 from glr_assets.images.dataset import decoded as decoded_image
 from glr_assets.images.reader import ImageReader
@@ -213,7 +213,7 @@ def _written(job: _Shard, writer: Writer, earlier: _Earlier) -> tuple[Summary, i
     fresh = _extracted(job, reader, [row for row, old in zip(at, known, strict=True) if old is None])
     rows: list[dict[str, Any]] = []
     offset = 0
-    with writer.writing(job.kept_as.file.format(shard=job.key)) as file, _one_opencv_thread():
+    with writer.writing(job.kept_as.file.format(shard=job.key)) as file, single_threaded("opencv"):
         for image, digest, old in zip(job.wanted.to_pylist(), digests, known, strict=True):
             outcome = next(fresh if old is None else kept)
             file.write(outcome.data)
@@ -336,16 +336,3 @@ def _batches(items: Iterable[Pixels | str], most: int) -> Iterator[list[Pixels |
             batch = []
     if batch:
         yield batch
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from starting threads of its own inside each of ours."""
-    import cv2
-
-    usual = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(usual)

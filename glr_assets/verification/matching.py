@@ -62,6 +62,11 @@ class Prepared:
         places, codes = (np.ascontiguousarray(part, np.float32) for part in (kept.places, kept.codes))
         return cls(image_id, places, codes, inverse, kept.width, kept.height)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.places.nbytes + self.codes.nbytes + self.inverse.nbytes
+
 
 @dataclass(frozen=True, eq=False)
 class Agreement:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from threadpoolctl import threadpool_limits
 
+from glr_assets.concurrency import single_threaded
 from glr_assets.errors import MissingInputError, RecipeError, TableError
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
@@ -195,7 +195,7 @@ def make_verified_pairs(store: Store, key: str, wanted: Wanted, recipe: Verifica
         verifier = ClassVerifier(judge, thresholds, recipe, _known(store, name, key, of_pairs, seen))
         nothing = pa.schema([VERIFIED_IMAGES.schema.field(name).with_nullable(True) for name in _FATES]).empty_table()
         pairs, images, compared = [VERIFIED_PAIRS.empty()], [nothing], 0
-        with threadpool_limits(1, user_api="blas"):
+        with single_threaded("blas"):
             for done in ordered(verifier, features, workers=execution.threads, size=_memory):
                 pairs.append(done.pairs)
                 images.append(done.images)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from glr_assets.errors import MissingInputError, StoreError
 from glr_assets.images.reader import ImageReader
@@ -147,6 +149,38 @@ def test_a_comparer_counts_what_the_judge_does_for_every_pair(workers: int) -> N
     # Alone a query gets what it gets among others; without features nothing.
     np.testing.assert_array_equal(comparer([queries[1]], [candidates[1]])[0], found[1])
     assert comparer([None], [names])[0].tolist() == [0] * 9
+
+
+def test_requests_that_overlap_leave_blas_its_threads_and_their_answers_alone() -> None:
+    planted, inside = Planted(), [threading.Event(), threading.Event()]
+    names = sorted(planted.images)
+    (alone,) = comparer_of(planted, 1)([planted.images["02"]], [names])
+
+    class Meeting(Planted):
+        """The first request comes in before the second and goes before it."""
+
+        def prepared(self, ids: Sequence[str]) -> Iterator[Prepared | None]:
+            me = int(threading.current_thread().name)
+            inside[me].set()
+            assert inside[1].wait(30)
+            if me == 1:
+                first.join(30)
+            return super().prepared(ids)
+
+    comparer = comparer_of(Meeting(), 2)
+    found: list[list[int]] = [[], []]
+
+    def ask(number: int) -> None:
+        found[number] = comparer([planted.images["02"]], [names])[0].tolist()
+
+    first, second = (threading.Thread(target=ask, args=(number,), name=str(number)) for number in range(2))
+    with threadpool_limits(3, user_api="blas"):
+        first.start()
+        assert inside[0].wait(30)
+        second.start()
+        second.join(60)
+        assert {found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"} == {3}
+    assert found == [alone.tolist()] * 2
 
 
 def test_a_querys_id_decides_nothing() -> None:

@@ -6,6 +6,7 @@ import io
 import random
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -285,6 +286,22 @@ def test_pictures_beyond_the_memory_limit_are_the_same_pixels() -> None:
 @given(st.lists(st.integers()), st.integers(0, 4))
 def test_threads_keep_the_order(items: list[int], workers: int) -> None:
     assert list(in_threads(lambda n: n * 2, items, workers)) == [n * 2 for n in items]
+
+
+def test_overlapping_readers_leave_opencv_its_threads() -> None:
+    usual = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        one, other = (in_threads(lambda n: n, range(9), 2) for _ in range(2))
+        next(one)
+        next(other)
+        assert cv2.getNumThreads() == 1
+        list(one)
+        assert cv2.getNumThreads() == 1
+        list(other)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(usual)
 
 
 def test_what_fails_in_a_thread_fails_in_the_reader() -> None:
