@@ -42,6 +42,8 @@ _CHUNK = 2**20
 _BATCH, _BATCH_BYTES = 16, 4 * 2**20
 #: A batch is at most this share of the limit, so that all threads have one.
 _BATCH_SHARE = 1 / (2 * LOCAL_READERS)
+#: Places of a remote file are read by one request where no more than this lies between them, and so much in all.
+_GAP, _TOGETHER, _MOST_TOGETHER = 16 * 2**10, 2 * 2**20, 1024
 _NOT_WORTH_AGAIN = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 
 T = TypeVar("T")
@@ -143,7 +145,7 @@ def read_ranges(
 
     In the stead of a place's bytes stands the StoreError that says why they cannot be had (no such file, cut, all
     attempts in vain); it is not raised, and the places after it come. `places` may be as long as it likes: it is read
-    as it is needed.
+    as it is needed. Neighboring places of a remote file are fetched by one request.
 
     Args:
         store: where the files are.
@@ -163,20 +165,88 @@ def read_ranges(
         return
     stop = threading.Event()
 
-    def read(place: Place) -> bytes | StoreError:
+    def fetched(place: Place) -> bytes | StoreError:
         try:
             return _fetched(store, place, retry, stop, None)
         except StoreError as error:
             return error
 
+    def read(group: _Neighbors) -> list[bytes | StoreError] | bytes:
+        if len(group.places) > 1:
+            together = fetched(group.span)
+            if not isinstance(together, StoreError):
+                return together
+        # What is wrong with one of several is found out of each by itself.
+        return [fetched(place) for place in group.places]
+
+    groups = _neighbors(places, most_bytes)
+    waiting: deque[_Neighbors] = deque()
+
+    def noted() -> Iterator[_Neighbors]:
+        for group in groups:
+            waiting.append(group)
+            yield group
+
+    def size(group: _Neighbors) -> int:
+        return group.span.size
+
     try:
-        yield from ordered(read, places, workers=ahead, most_bytes=most_bytes, size=_size_of)
+        with closing(ordered(read, noted(), workers=ahead, most_bytes=most_bytes, size=size)) as done:
+            for found in done:
+                yield from waiting.popleft().given_out(found)
+                del found
     finally:
         stop.set()
 
 
 def _size_of(place: Place) -> int:
     return place.size
+
+
+@dataclass(frozen=True)
+class _Neighbors:
+    """Places that follow each other in one file, and the range that holds them all, read by one request."""
+
+    span: Place
+    places: list[Place]
+
+    def given_out(self, found: list[bytes | StoreError] | bytes) -> Iterator[bytes | StoreError]:
+        """The bytes of each place, of what was read of them together or one by one."""
+        if isinstance(found, list):
+            found.reverse()
+            while found:
+                yield found.pop()
+            return
+        for place in self.places:
+            start = place.offset - self.span.offset
+            yield found[start : start + place.size]
+
+
+def _neighbors(places: Iterable[Place], most_bytes: int) -> Iterator[_Neighbors]:
+    """Places in their order, those together that one request brings faster than several.
+
+    Of a file whose images are read in order that is some sixty images a request: a request takes as long as some
+    megabytes on the line, and costs the client as much work.
+    """
+    limit = min(_TOGETHER, int(most_bytes * _BATCH_SHARE))
+    group: list[Place] = []
+    end = 0
+    for place in places:
+        follows = (
+            group
+            and place.name == group[0].name
+            and place.size
+            and end <= place.offset <= end + _GAP
+            and place.offset + place.size - group[0].offset <= limit
+            and len(group) < _MOST_TOGETHER
+        )
+        if group and not follows:
+            yield _Neighbors(Place(group[0].name, group[0].offset, end - group[0].offset), group)
+            group = []
+        group.append(place)
+        end = place.offset + place.size
+    if group:
+        yield _Neighbors(Place(group[0].name, group[0].offset, end - group[0].offset), group)
 
 
 def ordered(

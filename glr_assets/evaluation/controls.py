@@ -157,7 +157,7 @@ def by_neighbours(
 def _embedded(store: Store, split: Split, ids: list[str], embed: Embed) -> Vectors:
     reader = ImageReader.of_split(store, split, ids)
     present = reader.ids
-    vectors = embed(reader.read(image_id) for image_id in present)
+    vectors = embed(reader.read_many(present))
     return Vectors(present, np.asarray(vectors, np.float32))
 
 
@@ -183,13 +183,15 @@ def rootsift_votes(store: Store, manifest: pa.Table, query_ids: list[str], worke
     with single_threaded("blas"):
         for start in range(0, len(asked), QUERY_BLOCK):
             block = asked[start : start + QUERY_BLOCK]
-            queries = list(ordered(lambda name: extracted(extractor, name, test.read(name)), block, workers=workers))
+            asking = zip(block, test.read_many(block), strict=True)
+            queries = list(ordered(lambda image: extracted(extractor, *image), asking, workers=workers))
 
-            def votes(name: str, queries: list[Prepared] = queries) -> list[int]:
-                voter = extracted(extractor, name, train.read(name))
+            def votes(image: tuple[str, bytes], queries: list[Prepared] = queries) -> list[int]:
+                voter = extracted(extractor, *image)
                 return [_magsac_inliers(query, voter) for query in queries]
 
-            inliers = np.array(list(ordered(votes, voters, workers=workers)), np.int64).reshape(-1, len(block))
+            voting = zip(voters, train.read_many(voters), strict=True)
+            inliers = np.array(list(ordered(votes, voting, workers=workers)), np.int64).reshape(-1, len(block))
             landmarks = np.array([landmark_of[name] for name in voters], np.int64)
             for number, query in enumerate(block):
                 best = {

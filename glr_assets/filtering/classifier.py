@@ -110,8 +110,7 @@ def make_non_landmark_classifier(
         )
         writer.json(f"{folder}/{CONFIG_NAME}", config.model_dump(mode="json"))
         held_out = examples.held_out
-        images = (held_out.read(name) for name in held_out.ids)
-        found = probabilities(module, config, held_out.ids, images, recipe.execution)
+        found = probabilities(module, config, held_out.ids, held_out.images(), recipe.execution)
         shown = np.array(held_out.landmark_ids, np.int64)
         writer.table(NON_LANDMARK_VALIDATION, _validation(held_out.ids, shown, found, examples))
         right = found.argmax(axis=1) == shown
@@ -189,10 +188,9 @@ def _probed(
 
     section, execution, training = recipe.filter, recipe.execution, examples.training
     module = bring_in(str(section.torchscript), section.image_size, "filter")
-    images = (training.read(name) for name in training.ids)
     found = embed(
         module,
-        images,
+        training.images(),
         section.image_size,
         device=execution.device,
         workers=execution.threads,

@@ -8,7 +8,7 @@ learning", JAIR 2021). The threshold is set by verified photographs alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -28,7 +28,7 @@ from glr_assets.recipes import Recipe
 from glr_assets.seeded import seeded_hash
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
-from glr_assets.training.photographs import TrainingSet
+from glr_assets.training.photographs import ReadAhead, TrainingSet
 from glr_assets.verification.schemas import CLEANED_MANIFEST
 
 #: Crops of a category that are learned from, at most: enough to tell six kinds of things from buildings, in memory.
@@ -97,12 +97,12 @@ def gather_examples(store: Store, recipe: Recipe) -> Examples:
     out = seeded_hash(names, recipe.seed, "filter held out") < np.uint64(recipe.filter.validation * 2**64)
     held_out = {_crop_name(row) for row in crops.to_pylist() if row["split"] != TRAIN}
     held_out |= set(names.filter(pa.array(out)).to_pylist())
-    read = _reader(store, crops, recipe.openimages.size, ids)
+    source = _Pictures(dict(_read_all(store, crops, recipe.openimages.size)), ImageReader.of_split(store, "train", ids))
     sure = set(verified_ids(store).to_pylist())
 
     def part(wanted: Callable[[str], bool]) -> TrainingSet:
         ids = tuple(name for name in sorted(shown) if wanted(name))
-        return TrainingSet(ids, tuple(shown[name] for name in ids), read)
+        return TrainingSet(ids, tuple(shown[name] for name in ids), source.read, source.read_ahead)
 
     training = part(lambda name: name not in held_out)
     verified = frozenset(photograph_name(image_id) for image_id in ids if image_id in sure)
@@ -130,16 +130,28 @@ def _crop_name(row: dict[str, object]) -> str:
     return f"crop {row['image_id']} {row['box']}"
 
 
-def _reader(store: Store, crops: pa.Table, size: int, photographs: list[str]) -> Callable[[str], bytes]:
-    """Encoded pictures by name: crops are held in memory as PNG, photographs read by range."""
-    held = dict(_read_all(store, crops, size))
-    stored = ImageReader.of_split(store, "train", photographs)
+@dataclass(frozen=True)
+class _Pictures:
+    """Encoded pictures by name: crops are held in memory as PNG, photographs are read by range."""
 
-    def read(name: str) -> bytes:
+    crops: dict[str, bytes]
+    photographs: ImageReader
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one."""
         kind, _, image_id = name.partition(" ")
-        return stored.read(image_id) if kind == "photograph" else held[name]
+        return self.photographs.read(image_id) if kind == "photograph" else self.crops[name]
 
-    return read
+    @property
+    def read_ahead(self) -> ReadAhead | None:
+        """As `ImageReader.read_ahead`, of any names."""
+        return None if self.photographs.read_ahead is None else self._read_many
+
+    def _read_many(self, names: Iterable[str]) -> Iterator[bytes]:
+        names = list(names)
+        ids = (name.partition(" ")[2] for name in names if name not in self.crops)
+        found = self.photographs.read_many(ids)
+        return (self.crops[name] if name in self.crops else next(found) for name in names)
 
 
 def _read_all(store: Store, crops: pa.Table, size: int) -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from glr_assets.errors import EmbedderError, StoreError
+from glr_assets.errors import EmbedderError, GlrError
 from glr_assets.filtering.classifier import ASSET as CLASSIFIER
 from glr_assets.filtering.classifier import FilterConfig, probabilities, scores_of
 from glr_assets.filtering.examples import photograph_name
@@ -17,7 +17,7 @@ from glr_assets.openimages.schemas import NON_LANDMARK_SCORES
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
 from glr_assets.recipes import Execution
 from glr_assets.store import Store
-from glr_assets.training.photographs import Pixels, decode
+from glr_assets.training.photographs import Pixels, in_threads, square
 
 ASSET: Final = "non_landmark_scores"
 CODE_VERSION = "1"
@@ -56,11 +56,26 @@ def make_non_landmark_scores(store: Store, shard: str, opened: Opened, execution
 
 
 def _scored(reader: ImageReader, opened: Opened, execution: Execution) -> Iterator[pa.Table]:
+    if not len(reader):
+        return
+    module, config = opened()
+
+    def prepared(image: tuple[str, bytes | GlrError]) -> Pixels | str:
+        """The square that the network takes, or why there is none."""
+        image_id, data = image
+        if isinstance(data, GlrError):
+            return str(data)
+        try:
+            return square(data, config.image_size, f"image {image_id}")
+        except EmbedderError as error:
+            return str(error)
+
+    images = zip(reader.ids, reader.try_rows(range(len(reader))), strict=True)
+    squares = in_threads(prepared, images, execution.threads, lambda _: 3 * config.image_size**2)
     remaining = iter(reader.ids)
     while ids := list(islice(remaining, _AT_ONCE)):
-        pixels = [_pixels(reader, image_id) for image_id in ids]
+        pixels = list(islice(squares, len(ids)))
         readable = [found for found in pixels if not isinstance(found, str)]
-        module, config = opened()
         names = [photograph_name(name) for name, found in zip(ids, pixels, strict=True) if not isinstance(found, str)]
         scores, categories = scores_of(probabilities(module, config, names, readable, execution), config.classes)
         told = iter(zip(scores.tolist(), categories, strict=True))
@@ -72,14 +87,6 @@ def _row(image_id: str, found: Pixels | str, told: Iterator[tuple[float, str]]) 
         return {"id": image_id, "score": None, "category": None, "reason": found}
     score, category = next(told)
     return {"id": image_id, "score": score, "category": category, "reason": ""}
-
-
-def _pixels(reader: ImageReader, image_id: str) -> Pixels | str:
-    """The image's pixels, or why they cannot be had."""
-    try:
-        return decode(reader.read(image_id), f"image {image_id}")
-    except (StoreError, EmbedderError) as error:
-        return str(error)
 
 
 def scored_shards(store: Store, shards: Sequence[str]) -> dict[str, str]:

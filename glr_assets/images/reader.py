@@ -10,7 +10,7 @@ import os
 import pickle
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -204,6 +204,16 @@ class _Reader(ABC, Generic[Opened]):
 
     def read_rows(self, rows: Iterable[int]) -> Iterator[bytes]:
         """The same of rows of `places`."""
+        for found in self.try_rows(rows):
+            if isinstance(found, GlrError):
+                raise found
+            yield found
+
+    def try_rows(self, rows: Iterable[int]) -> Iterator[bytes | GlrError]:
+        """As `read_rows`, with the error in the place of an image that cannot be read; those after it come.
+
+        Rows must be of images that are there, as `row` and `rows` give them.
+        """
         asked: deque[int] = deque()
 
         def places() -> Iterator[Place]:
@@ -212,7 +222,11 @@ class _Reader(ABC, Generic[Opened]):
                 yield self.places.place(row)
 
         for data in self._read_many(places()):
-            yield self._verified(asked.popleft(), data)
+            try:
+                found: bytes | GlrError = self._verified(asked.popleft(), data)
+            except GlrError as error:
+                found = error
+            yield found
 
     def row(self, image_id: str) -> int:
         """The row of an image in `places`.
@@ -297,6 +311,11 @@ class ImageReader(_Reader[Store]):
     def store(self) -> Store:
         """Where the images lie."""
         return self._here
+
+    @property
+    def read_ahead(self) -> Callable[[Iterable[str]], Iterator[bytes]] | None:
+        """`read_many` of a remote store, whose requests must overlap; None of a local one, read where it is needed."""
+        return None if self._here.is_local else self.read_many
 
     def _read(self, place: Place) -> bytes | GlrError:
         if not self._here.is_local:

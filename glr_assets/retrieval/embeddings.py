@@ -117,8 +117,7 @@ def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], 
 
     def build(writer: Writer) -> Summary:
         reader = ImageReader.of_shard(store, split, shard)
-        images = (reader.read(image_id) for image_id in reader.ids)
-        vectors = embed()(images) if len(reader) else np.zeros((0, 0), np.float32)
+        vectors = embed()(reader.read_many(reader.ids)) if len(reader) else np.zeros((0, 0), np.float32)
         digests = np.array([reader.places.xxh3(row) or 0 for row in range(len(reader))], np.uint64)
         writer.table(EMBEDDINGS, as_table(Vectors(reader.ids, vectors, digests)), split=split, shard=shard)
         return {"rows": len(reader), "dimensions": vectors.shape[1]}

@@ -155,17 +155,17 @@ def fit_classifier(
         workers=workers,
         cache_bytes=cache_bytes,
         augmentation=how,
+        read_ahead=training.read_ahead,
     )
     lesson.network = _initial(recipe, section, len(landmarks) + bool(outsiders), seed)
     # Outsiders are of no landmark; no landmark has this number.
-    others = TrainingSet(outsiders, (-1,) * len(outsiders), training.read)
+    others = training.of(outsiders, (-1,) * len(outsiders))
     parts = [training, others] if validation is None else [training, others, validation]
 
     def top1(network: ClassifierNetwork) -> float:
         assert validation is not None
-        images = map(validation.read, validation.ids)
         size, batch = recipe.image_size, recipe.batch_size
-        found = module_outputs(network, images, size, batch_size=batch, device=device, workers=workers)
+        found = module_outputs(network, validation.images(), size, batch_size=batch, device=device, workers=workers)
         best = np.array(landmarks)[found[:, : len(landmarks)].argmax(dim=1).numpy()]
         return float(np.mean(best == np.array(validation.landmark_ids)))
 

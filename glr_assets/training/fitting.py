@@ -104,7 +104,7 @@ def fit(
             cache_bytes=cache_bytes,
         )
         lesson.network.train()
-    asked, compared = asked_and_compared(training, validation or TrainingSet((), (), training.read))
+    asked, compared = asked_and_compared(training, validation or training.of((), ()))
 
     def share_told_right(network: EmbeddingNetwork) -> float:
         def embedded(images: Iterable[bytes]) -> Floats:

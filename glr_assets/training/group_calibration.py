@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,7 +28,7 @@ from glr_assets.training.group_map import (
     Answers,
     Floats,
     GroupCalibration,
-    GroupLogits,
+    GroupScores,
     Numbers,
     expected_calibration_error,
     fit_group_calibration,
@@ -68,8 +67,10 @@ class Classifiers:
         opened = {key: open_classifier(store, key) for key in keys}
         return cls({key: found for key, found in opened.items() if found.module is not None}, execution)
 
-    def logits(self, images: Iterable[bytes]) -> dict[str, GroupLogits]:
-        """What each gives for encoded images; every image is read and decoded once.
+    def scores(self, images: Iterable[bytes]) -> dict[str, GroupScores]:
+        """What each says of encoded images; every image is read and decoded once.
+
+        Memory is that of `_CHUNK` images and their logits of one group, and of three numbers an image and group.
 
         Raises:
             EmbedderError: an image that cannot be decoded.
@@ -77,20 +78,15 @@ class Classifiers:
         from glr_assets.training.photographs import in_threads, square
 
         sizes = sorted({found.config.image_size for found in self.by_group.values()})
-        parts: dict[str, list[npt.NDArray[np.float32]]] = {key: [] for key in self.by_group}
+        parts: dict[str, list[GroupScores]] = {key: [] for key in self.by_group}
         for chunk in _chunks(images):
             squares = {
                 size: list(in_threads(partial(square, size=size), chunk, self.execution.threads)) for size in sizes
             }
             for key, found in self.by_group.items():
-                parts[key].append(found.logits(squares[found.config.image_size], self.execution))
-        return {
-            key: GroupLogits(
-                found.config.landmark_ids,
-                np.concatenate(parts[key] or [np.zeros((0, found.config.classes), np.float32)]),
-            )
-            for key, found in self.by_group.items()
-        }
+                logits = found.logits(squares[found.config.image_size], self.execution)
+                parts[key].append(GroupScores.of_logits(found.config.landmark_ids, logits))
+        return {key: GroupScores.concatenated(of_group) for key, of_group in parts.items()}
 
 
 def _chunks(images: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -143,11 +139,10 @@ def make_group_calibration(store: Store, recipe: Recipe, score: Score) -> Made:
             split: ImageReader.of_split(store, split, images.filter(pc.equal(images["split"], split))["id"].to_pylist())
             for split in ("train", "test")
         }
-        places = zip(images["split"].to_pylist(), images["id"].to_pylist(), strict=True)
-        found = classifiers.logits(readers[s].read(i) for s, i in places)
+        found = classifiers.scores(_read_in_order(readers, images))
         shown = pc.fill_null(images["landmark_id"], NO_LANDMARK).to_numpy().astype(np.int64)
         calibrates = np.asarray(pc.equal(images["fold"], CALIBRATION).to_numpy(zero_copy_only=False))
-        part = {key: GroupLogits(one.landmark_ids, one.logits[calibrates]) for key, one in found.items()}
+        part = {key: scores.rows(calibrates) for key, scores in found.items()}
         calibration = fit_group_calibration(part, shown[calibrates])
         answers, raw = calibration.answers(found), raw_answers(found)
         rejected = answers.probability < recipe.groups.min_probability
@@ -190,6 +185,13 @@ def make_group_calibration(store: Store, recipe: Recipe, score: Score) -> Made:
     )
 
 
+def _read_in_order(readers: Mapping[str, ImageReader], images: pa.Table) -> Iterator[bytes]:
+    """The images of a table of `id, split` in its order, those of each split read ahead."""
+    ids = {split: images.filter(pc.equal(images["split"], split))["id"].to_pylist() for split in readers}
+    found = {split: reader.read_many(ids[split]) for split, reader in readers.items()}
+    return (next(found[split]) for split in images["split"].to_pylist())
+
+
 def _nothing_to_calibrate(classifiers: Classifiers, images: pa.Table) -> str:
     """Why there is nothing to do, in words; empty where there is."""
     if not classifiers.by_group:
@@ -202,16 +204,12 @@ def _nothing_to_calibrate(classifiers: Classifiers, images: pa.Table) -> str:
 def held_out_images(store: Store, recipe: Recipe) -> pa.Table:
     """`id, split, fold, landmark_id, group` of what the groups are shown, sorted by id.
 
-    Of each fold at most `[groups] calibrating` images of landmarks, as a seed draws them, and of the test images
-    known to show none about half.
+    Of each fold at most `[groups] calibrating` images of landmarks, as a seed draws them, and as many at most of the
+    test images known to show none, about half of which are in each fold.
     """
     rows = read_table(store, TRAINING_GROUPS, ["id", "fold", "landmark_id", "group"])
-    parts = []
-    for fold in (CALIBRATION, VALIDATION):
-        of_fold = rows.filter(pc.equal(rows["fold"], fold))
-        order = np.lexsort((fixed_width(of_fold["id"]), seeded_hash(of_fold["id"], recipe.seed, "group calibration")))
-        parts.append(of_fold.take(pa.array(order[: recipe.groups.calibrating])))
-    held = pa.concat_tables(parts)
+    folds = (CALIBRATION, VALIDATION)
+    held = pa.concat_tables(_drawn(rows.filter(pc.equal(rows["fold"], fold)), recipe) for fold in folds)
     held = held.append_column("split", pa.array(["train"] * held.num_rows, pa.string()))
     solution = read_table(store, RECOGNITION_SOLUTION, ["id", "landmark_ids", "usage"])
     usage = pa.array(list(recipe.retrieval.non_landmark_usage), pa.string())
@@ -230,7 +228,14 @@ def held_out_images(store: Store, recipe: Recipe) -> pa.Table:
         }
     )
     names = ["id", "split", "fold", "landmark_id", "group"]
-    return pa.concat_tables([held.select(names), more.select(names)]).sort_by("id")
+    parts = [held, *(_drawn(more.filter(pc.equal(more["fold"], fold)), recipe) for fold in folds)]
+    return pa.concat_tables(part.select(names) for part in parts).sort_by("id")
+
+
+def _drawn(rows: pa.Table, recipe: Recipe) -> pa.Table:
+    """At most `[groups] calibrating` of these rows, in a seeded order."""
+    order = np.lexsort((fixed_width(rows["id"]), seeded_hash(rows["id"], recipe.seed, "group calibration")))
+    return rows.take(pa.array(order[: recipe.groups.calibrating]))
 
 
 def report_of(rows: pa.Table, score: Score) -> dict[str, Any]:
@@ -303,7 +308,7 @@ def open_groups(store: Store, recipe: Recipe) -> Callable[[Iterable[bytes]], tup
     classifiers = Classifiers.open(store, group_keys(recipe.groups), recipe.execution)
 
     def answer(images: Iterable[bytes]) -> tuple[Answers, Answers]:
-        found = classifiers.logits(images)
+        found = classifiers.scores(images)
         return calibration.answers(found), raw_answers(found)
 
     return answer

@@ -161,7 +161,7 @@ def _build(
         record,
         load_classifier(store, folder).module if recipe.groups.onnx else None,
         ONNX_NAME,
-        map(reader.read, own),
+        reader.read_many(own),
         rights_of(store, [*own, *outsiders]),
     )
     return summary | {
@@ -242,7 +242,9 @@ def _fitted(
     from glr_assets.training.photographs import TrainingSet
 
     reader = ImageReader.of_split(store, "train", [*images.ids, *outsiders])
-    training, validation = (TrainingSet(*images.of(fold), reader.read) for fold in (TRAIN, VALIDATION))
+    training, validation = (
+        TrainingSet(*images.of(fold), reader.read, reader.read_ahead) for fold in (TRAIN, VALIDATION)
+    )
     with tempfile.TemporaryDirectory(prefix="glr-training-") as scratch:
         return fit_classifier(
             training,

@@ -10,7 +10,7 @@ of one group or of none, the groups' odds then share one probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,21 +29,67 @@ PRECISION: Final = 30.0
 #: Of the weights of all groups together, to none: it keeps them finite.
 POOLED_PRECISION: Final = 1.0
 
+#: Logits that are reduced together: some 100 MB on the way.
+_LOGITS_AT_ONCE: Final = 2**21
+
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class GroupLogits:
-    """What one group's classifier gives for images.
+class GroupScores:
+    """What one group's classifier says of images: 24 bytes an image, whatever the number of its classes.
 
     Attributes:
-        landmark_ids: the landmark of each class.
-        logits: float [n, classes]; one column more where the classifier has a class for none of them.
+        landmark_ids: int64 [n], the landmark of the highest logit.
+        log_odds: float64 [n], of that landmark's softmax.
+        energy: float64 [n], the log of the summed exp of the landmarks' logits.
     """
 
-    landmark_ids: tuple[int, ...]
-    logits: npt.NDArray[np.floating[Any]]
+    landmark_ids: Numbers
+    log_odds: Floats
+    energy: Floats
+
+    @classmethod
+    def of_logits(cls, landmark_ids: Sequence[int], logits: npt.NDArray[np.floating[Any]]) -> GroupScores:
+        """Reduce logits to scores; memory beside them is that of a few rows.
+
+        Args:
+            landmark_ids: the landmark of each class.
+            logits: float [n, classes]; one column more where the classifier has a class for none of them.
+        """
+        from scipy.special import logsumexp
+
+        classes = len(landmark_ids)
+        best = np.empty(len(logits), np.int64)
+        log_odds, energy = np.empty(len(logits)), np.empty(len(logits))
+        step = max(1, _LOGITS_AT_ONCE // max(1, logits.shape[1]))
+        for start in range(0, len(logits), step):
+            part = slice(start, start + step)
+            values = np.array(logits[part], np.float64)  # a copy, which is written to below
+            rows, highest = np.arange(len(values)), np.argmax(values[:, :classes], axis=1)
+            best[part] = highest
+            energy[part] = logsumexp(values[:, :classes], axis=1)
+            top = values[rows, highest]
+            values[rows, highest] = -np.inf
+            log_odds[part] = top - logsumexp(values, axis=1)
+        return cls(np.asarray(landmark_ids, np.int64)[best], log_odds, energy)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[GroupScores]) -> GroupScores:
+        """Scores of the images of all parts, in their order."""
+        empty = cls(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        fields = [(part.landmark_ids, part.log_odds, part.energy) for part in (empty, *parts)]
+        return cls(*(np.concatenate(column) for column in zip(*fields, strict=True)))
+
+    @property
+    def features(self) -> Floats:
+        """Of each image, [n, 2]: log odds and energy."""
+        return np.stack([self.log_odds, self.energy], axis=1)
+
+    def rows(self, rows: npt.NDArray[Any] | slice) -> GroupScores:
+        """The scores of some images."""
+        return GroupScores(self.landmark_ids[rows], self.log_odds[rows], self.energy[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +134,7 @@ class GroupCalibration(BaseModel):
     samples: int
     """images it was fitted on"""
 
-    def answers(self, found: Mapping[str, GroupLogits]) -> Answers:
+    def answers(self, found: Mapping[str, GroupScores]) -> Answers:
         """The most probable landmark of each image, over all groups.
 
         With the posterior odds o of each group's answer by itself and its prior p, the probability is
@@ -103,12 +149,12 @@ class GroupCalibration(BaseModel):
         """
         if found.keys() != self.groups.keys():
             raise ClassifierError(
-                f"group calibration: of the groups {sorted(self.groups)}, found logits of {sorted(found)}; "
+                f"group calibration: of the groups {sorted(self.groups)}, found scores of {sorted(found)}; "
                 "materialise group_calibration again"
             )
         keys = sorted(self.groups)
-        best = np.stack([_best(found[key]) for key in keys], axis=1)
-        odds = [self.groups[key].log_odds(features(found[key])) + math.log1p(-self.groups[key].prior) for key in keys]
+        best = np.stack([found[key].landmark_ids for key in keys], axis=1)
+        odds = [self.groups[key].log_odds(found[key].features) + math.log1p(-self.groups[key].prior) for key in keys]
         shares = np.stack([np.full(len(best), math.log(self.none)), *odds], axis=1)
         shares = np.exp(shares - shares.max(axis=1, keepdims=True, initial=-np.inf))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -117,36 +163,17 @@ class GroupCalibration(BaseModel):
         return Answers(best[rows, group], shares[rows, group + 1], shares[:, 0])
 
 
-def features(found: GroupLogits) -> Floats:
-    """Of each image, [n, 2]: the log odds of the best landmark's softmax, and the log of the landmarks' summed exp."""
-    from scipy.special import logsumexp
-
-    logits = np.asarray(found.logits, np.float64)
-    classes = len(found.landmark_ids)
-    best = np.argmax(logits[:, :classes], axis=1)
-    rows = np.arange(len(logits))
-    others = logits.copy()
-    others[rows, best] = -np.inf
-    margin = logits[rows, best] - logsumexp(others, axis=1)
-    return np.stack([margin, logsumexp(logits[:, :classes], axis=1)], axis=1)
-
-
-def _best(found: GroupLogits) -> Numbers:
-    classes = np.array(found.landmark_ids, np.int64)
-    return classes[np.argmax(found.logits[:, : len(classes)], axis=1)]
-
-
-def raw_answers(found: Mapping[str, GroupLogits]) -> Answers:
+def raw_answers(found: Mapping[str, GroupScores]) -> Answers:
     """The earlier system's answer: the landmark of the highest softmax of any group, as it is."""
     keys = sorted(found)
-    best = np.stack([_best(found[key]) for key in keys], axis=1)
-    softmax = np.stack([0.5 * (1 + np.tanh(0.5 * features(found[key])[:, 0])) for key in keys], axis=1)
+    best = np.stack([found[key].landmark_ids for key in keys], axis=1)
+    softmax = np.stack([0.5 * (1 + np.tanh(0.5 * found[key].log_odds)) for key in keys], axis=1)
     group = np.argmax(softmax, axis=1)
     rows = np.arange(len(best))
     return Answers(best[rows, group], softmax[rows, group], 1 - softmax[rows, group])
 
 
-def fit_group_calibration(found: Mapping[str, GroupLogits], shown: Numbers) -> GroupCalibration:
+def fit_group_calibration(found: Mapping[str, GroupScores], shown: Numbers) -> GroupCalibration:
     """Learn how likely each group's answer is to be right, on images that none of them learned from.
 
     Platt's targets, (N₊ + 1)/(N₊ + 2) and 1/(N₋ + 2), keep weights finite where features tell right from wrong
@@ -169,12 +196,12 @@ def fit_group_calibration(found: Mapping[str, GroupLogits], shown: Numbers) -> G
             "group calibration: no image is held out to calibrate; raise [groups] validation_first and validation_last"
         )
     keys = sorted(found)
-    raw = {key: features(found[key]) for key in keys}
+    raw = {key: found[key].features for key in keys}
     mean = {key: raw[key].mean(axis=0) for key in keys}
     # Of a group that gives the same for every image nothing can be learned but how often it is right.
     spread = {key: np.maximum(raw[key].std(axis=0), 1e-6) for key in keys}
     standard = {key: (raw[key] - mean[key]) / spread[key] for key in keys}
-    right = {key: _best(found[key]) == shown for key in keys}
+    right = {key: found[key].landmark_ids == shown for key in keys}
     # The intercept of all groups together is free.
     free = np.array([POOLED_PRECISION, POOLED_PRECISION, 0.0])
     pooled = _platt(np.concatenate(list(standard.values())), np.concatenate(list(right.values())), np.zeros(3), free)

@@ -79,7 +79,7 @@ def asked_and_compared(training: TrainingSet, validation: TrainingSet) -> tuple[
 
 
 def _of(part: TrainingSet, pairs: Sequence[tuple[str, int]]) -> TrainingSet:
-    return TrainingSet(tuple(i for i, _ in pairs), tuple(c for _, c in pairs), part.read)
+    return part.of((i for i, _ in pairs), (c for _, c in pairs))
 
 
 def held_out_answers(embed: Embed, training: TrainingSet, validation: TrainingSet) -> pa.Table:
@@ -124,8 +124,8 @@ def share_right(embed: Embed, asked: TrainingSet, compared: TrainingSet) -> floa
 
 def _cosines(embed: Embed, asked: TrainingSet, compared: TrainingSet) -> Floats:
     """[asked, compared], to four decimals, so that noise of the last bits decides nothing that an order can decide."""
-    known = embed(map(compared.read, compared.ids))
-    return np.round(embed(map(asked.read, asked.ids)) @ known.T, 4)
+    known = embed(compared.images())
+    return np.round(embed(asked.images()) @ known.T, 4)
 
 
 def range_of_size(images: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn  # noqa: TID253
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: TID253
 
 from glr_assets.recipes import Learning
-from glr_assets.training.photographs import Augmentation, EpochBatches, Pictures
+from glr_assets.training.photographs import Augmentation, EpochBatches, Pictures, ReadAhead
 from glr_assets.training.processes import Team
 from glr_assets.training.samplers import Batches, batches_of
 
@@ -64,11 +64,12 @@ class Lesson(lightning.LightningModule, Generic[Network], ABC):
         workers: int,
         cache_bytes: int,
         augmentation: Augmentation,
+        read_ahead: ReadAhead | None = None,
     ) -> None:
         super().__init__()
         self.ids, self.numbers, self.course = ids, numbers, course
         self.seed, self.workers, self.augmentation = seed, workers, augmentation
-        self.pictures = Pictures(read, course.image_size, cache_bytes)
+        self.pictures = Pictures(read, course.image_size, cache_bytes, read_ahead)
         self.team = Team()
         # In a list, which torch does not look into: the average learns nothing and is of no state but its own.
         self._average: list[AveragedModel] = []

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -32,6 +33,8 @@ Pixels = npt.NDArray[np.uint8]
 Picture: TypeAlias = "bytes | Pixels | Image.Image"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+#: Encoded bytes of photographs in the order of their ids, several requested at once.
+ReadAhead: TypeAlias = "Callable[[Iterable[str]], Iterator[bytes]]"
 
 # Mean and deviation of ImageNet's RGB channels in 0…1, which published backbones were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,6 +45,8 @@ LUMA = (0.299, 0.587, 0.114)
 # Kept pictures are this much larger than the network's square, so that crops of them lose little.
 CACHE_MARGIN = 1.15
 CACHE_BYTES = 2 * 2**30
+#: Pictures of which it is decided together which ones are read ahead.
+WINDOW = 4096
 #: Bytes of pictures that are decoded ahead of the reader, at most.
 DECODED_AHEAD = 256 * 2**20
 
@@ -50,12 +55,18 @@ DECODED_AHEAD = 256 * 2**20
 class TrainingSet:
     """Photographs and their landmarks.
 
-    `read` gives the stored JPEG bytes of an id; it is called from several threads.
+    Attributes:
+        ids: of the photographs.
+        landmark_ids: one each.
+        read: the stored JPEG bytes of an id; called from several threads.
+        read_ahead: the stored JPEG bytes of many ids in order, several requested at once; absent where one read at a
+            time is as fast.
     """
 
     ids: tuple[str, ...]
     landmark_ids: tuple[int, ...]
     read: Callable[[str], bytes]
+    read_ahead: ReadAhead | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.landmark_ids):
@@ -65,6 +76,14 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def images(self) -> Iterator[bytes]:
+        """The stored JPEG bytes of all photographs, in their order."""
+        return map(self.read, self.ids) if self.read_ahead is None else self.read_ahead(self.ids)
+
+    def of(self, ids: Iterable[str], landmark_ids: Iterable[int]) -> TrainingSet:
+        """Other photographs that are read from the same place."""
+        return replace(self, ids=tuple(ids), landmark_ids=tuple(landmark_ids))
 
 
 def hold_out(
@@ -265,17 +284,33 @@ class Pictures:
 
     A picture beyond the limit is decoded each time and gives the same pixels. Smaller sources are not
     enlarged.
+
+    Args:
+        read: the encoded bytes of an id, from any thread.
+        size: side in pixels of the network's square.
+        cache_bytes: the limit.
+        read_ahead: as `TrainingSet.read_ahead`.
     """
 
-    def __init__(self, read: Callable[[str], bytes], size: int, cache_bytes: int = CACHE_BYTES) -> None:
-        self.read = read
+    def __init__(
+        self,
+        read: Callable[[str], bytes],
+        size: int,
+        cache_bytes: int = CACHE_BYTES,
+        read_ahead: ReadAhead | None = None,
+    ) -> None:
+        self.read, self.read_ahead = read, read_ahead
         self.side = round(CACHE_MARGIN * size)
         self.cache_bytes = cache_bytes
         self.held_bytes = 0
         self._kept: dict[str, Pixels] = {}
 
-    def __call__(self, image_id: str) -> Pixels:
+    def __call__(self, image_id: str, data: bytes | None = None) -> Pixels:
         """RGB uint8 [H, W, 3] of `image_id`.
+
+        Args:
+            image_id: the picture's.
+            data: its encoded bytes, where they have been read ahead.
 
         Raises:
             EmbedderError: it cannot be decoded.
@@ -283,12 +318,24 @@ class Pictures:
         kept = self._kept.get(image_id)
         if kept is not None:
             return kept
-        pixels = self._shrunk(decode(self.read(image_id), f"image {image_id}"))
+        pixels = self._shrunk(decode(self.read(image_id) if data is None else data, f"image {image_id}"))
         # Two threads may pass here together: the limit is then passed by a picture, never by more than threads.
         if self.held_bytes + pixels.nbytes <= self.cache_bytes:
             self._kept[image_id] = pixels
             self.held_bytes += pixels.nbytes
         return pixels
+
+    def encoded(self, ids: Iterable[str]) -> Iterator[bytes | None]:
+        """For each id the encoded bytes, many requested at once; None where `__call__` does without them."""
+        if self.read_ahead is None:
+            yield from (None for _ in ids)
+            return
+        remaining = iter(ids)
+        while window := list(islice(remaining, WINDOW)):
+            wanted = [image_id not in self._kept for image_id in window]
+            found = self.read_ahead(image_id for image_id, is_wanted in zip(window, wanted, strict=True) if is_wanted)
+            for is_wanted in wanted:
+                yield next(found) if is_wanted else None
 
     def _shrunk(self, pixels: Pixels) -> Pixels:
         import cv2
@@ -309,7 +356,7 @@ class EpochBatches:
 
     Args:
         batches: what each batch holds, from `samplers.batches_of`.
-        pictures: RGB uint8 [H, W, 3] by id.
+        pictures: the photographs.
         size: side in pixels of what comes out.
         seed: of the training.
         epoch: counted from 0.
@@ -322,7 +369,7 @@ class EpochBatches:
     def __init__(
         self,
         batches: Sequence[Sequence[Draw]],
-        pictures: Callable[[str], Pixels],
+        pictures: Pictures,
         *,
         size: int,
         seed: int,
@@ -346,19 +393,26 @@ class EpochBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         import torch
 
-        wanted = ((draw, view) for batch in self.batches for view in range(self.views) for draw in batch)
-        varied = in_threads(lambda pair: self._varied(*pair), wanted, self.workers, lambda _: 3 * self.size**2)
+        def wanted() -> Iterator[tuple[Draw, int]]:
+            return ((draw, view) for batch in self.batches for view in range(self.views) for draw in batch)
+
+        def work(item: tuple[tuple[Draw, int], bytes | None]) -> Pixels:
+            (draw, view), data = item
+            return self._varied(draw, view, data)
+
+        images = zip(wanted(), self.pictures.encoded(draw.id for draw, _ in wanted()), strict=True)
+        varied = in_threads(work, images, self.workers, lambda _: 3 * self.size**2)
         for batch in self.batches:
             pixels = np.empty((self.views * len(batch), self.size, self.size, 3), np.uint8)
             for row in pixels:
                 row[...] = next(varied)
             yield torch.from_numpy(pixels), torch.tensor([draw.class_number for draw in batch], dtype=torch.int64)
 
-    def _varied(self, draw: Draw, view: int) -> Pixels:
+    def _varied(self, draw: Draw, view: int, data: bytes | None) -> Pixels:
         # The first look at a photograph in an epoch is the same however many looks there are.
         look = (view, draw.repeat) if view or draw.repeat else ()
         random = np.random.default_rng(derived_seed("augment", self.seed, self.epoch, draw.id, *look))
-        return augmented(self.pictures(draw.id), self.size, random, self.augmentation)
+        return augmented(self.pictures(draw.id, data), self.size, random, self.augmentation)
 
 
 def squares(images: Iterable[Picture], size: int, batch_size: int, workers: int) -> Iterator[torch.Tensor]:

@@ -116,7 +116,8 @@ def _build(
     groups = duplicate_groups(store, manifest)
     parts = hold_out(list(landmark_of), list(landmark_of.values()), recipe.training.validation, recipe.seed, groups)
     training, validation = (
-        TrainingSet(tuple(ids), tuple(landmark_of[image_id] for image_id in ids), reader.read) for ids in parts
+        TrainingSet(tuple(ids), tuple(landmark_of[image_id] for image_id in ids), reader.read, reader.read_ahead)
+        for ids in parts
     )
     record = kept_record(store, folder)
     if record is None:
@@ -135,7 +136,7 @@ def _build(
         record,
         module if recipe.embedder.onnx else None,
         ONNX_NAME,
-        map(training.read, training.ids),
+        training.images(),
         rights_of(store, training.ids),
     )
     return {
@@ -192,7 +193,7 @@ def _trained(
     parameters = sum(tensor.numel() for tensor in module.parameters())
     if section.torchscript is not None and section.whitening:
         # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
-        vectors = embedded(map(training.read, training.ids))
+        vectors = embedded(training.images())
         module = whitened(module.to("cpu"), vectors, training.landmark_ids)
     config = config_of(
         module,

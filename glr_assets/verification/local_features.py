@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import xxhash
 
 from glr_assets.concurrency import single_threaded
-from glr_assets.errors import MissingInputError, StoreError, TableError
+from glr_assets.errors import GlrError, MissingInputError, StoreError, TableError
 from glr_assets.images.dataset import decoded as decoded_image
 from glr_assets.images.reader import ImageReader
-from glr_assets.ranges import RANGES_AHEAD, Place, ordered, read_ranges
+from glr_assets.ranges import Place, ordered, read_ranges
 from glr_assets.receipts import (
     Made,
     Summary,
@@ -284,16 +284,10 @@ def _extracted(job: _Shard, reader: ImageReader, at: Sequence[int]) -> Iterator[
 
 def _fetched(reader: ImageReader, at: Sequence[int]) -> Iterator[bytes | str]:
     """JPEG bytes in order, or why there are none; of a remote store several are on their way at once."""
-
-    def read(row: int) -> bytes | str:
-        if row < 0:
-            return NOT_STORED
-        try:
-            return reader.read_row(row)
-        except (StoreError, MissingInputError) as error:
-            return f"unreadable: {error}"
-
-    return map(read, at) if reader.store.is_local else ordered(read, at, workers=RANGES_AHEAD)
+    found = reader.try_rows(row for row in at if row >= 0)
+    for row in at:
+        data: bytes | GlrError | str = next(found) if row >= 0 else NOT_STORED
+        yield f"unreadable: {data}" if isinstance(data, GlrError) else data
 
 
 def _size(item: bytes | str) -> int:

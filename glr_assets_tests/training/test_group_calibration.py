@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
+import tracemalloc
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,37 +14,89 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from glr_assets.errors import ClassifierError
 from glr_assets.evaluation.answers import scores_of_answers
-from glr_assets.training.group_calibration import report_of
+from glr_assets.recipes import Execution
+from glr_assets.training import group_map as reduction
+from glr_assets.training.group_calibration import Classifiers, report_of
 from glr_assets.training.group_map import (
     NO_LANDMARK,
     POOLED_PRECISION,
     PRECISION,
     GroupCalibration,
-    GroupLogits,
     GroupMap,
+    GroupScores,
     expected_calibration_error,
-    features,
     fit_group_calibration,
     raw_answers,
 )
 from glr_assets.training.schemas import GROUP_CALIBRATION
 
 
-def logits(landmark_ids: tuple[int, ...], rows: list[list[float]]) -> GroupLogits:
-    return GroupLogits(landmark_ids, np.array(rows, np.float32))
+def logits(landmark_ids: tuple[int, ...], rows: list[list[float]]) -> GroupScores:
+    return GroupScores.of_logits(landmark_ids, np.array(rows, np.float32).reshape(len(rows), -1 if rows else 2))
 
 
 def test_features_are_the_log_odds_of_the_best_landmark_and_the_energy_of_all() -> None:
     # Softmax of (0, ln 3, 0): 1/5, 3/5, 1/5. The third column of the second is of none of the landmarks.
-    three = features(logits((4, 9, 2), [[0, math.log(3), 0]]))
+    three = logits((4, 9, 2), [[0, math.log(3), 0]]).features
     assert three[0] == pytest.approx([math.log(1.5), math.log(5)])
-    outside = features(logits((4, 9), [[0, math.log(3), math.log(12)]]))
+    outside = logits((4, 9), [[0, math.log(3), math.log(12)]]).features
     assert outside[0] == pytest.approx([math.log(3 / 13), math.log(4)])
     # One landmark alone is told by its class against none of them.
-    assert features(logits((4,), [[math.log(2), 0]]))[0] == pytest.approx([math.log(2), math.log(2)])
+    assert logits((4,), [[math.log(2), 0]]).features[0] == pytest.approx([math.log(2), math.log(2)])
+
+
+@given(arrays(np.float32, (7, 5), elements=st.floats(-30, 30, width=32)), st.integers(1, 5), st.integers(1, 40))
+def test_scores_are_those_of_each_row_by_itself_however_many_are_reduced_together(
+    values: np.ndarray, classes: int, at_once: int
+) -> None:
+    names = (40, 10, 30, 20, 50)[:classes]
+    # One column more is of none of the landmarks.
+    values = values[:, : min(classes + 1, 5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduction, "_LOGITS_AT_ONCE", at_once)
+        found = GroupScores.of_logits(names, values)
+    for row, logit in enumerate(values.astype(np.float64).tolist()):
+        best = max(range(classes), key=lambda number: (logit[number], -number))
+        others = [value for number, value in enumerate(logit) if number != best]
+        assert found.landmark_ids[row] == names[best]
+        assert found.energy[row] == pytest.approx(math.log(math.fsum(map(math.exp, logit[:classes]))))
+        rest = math.log(math.fsum(map(math.exp, others))) if others else -math.inf
+        assert found.log_odds[row] == pytest.approx(logit[best] - rest, abs=1e-9)
+
+
+class Loud:
+    """A classifier of many landmarks: its logits are much larger than what is kept of them."""
+
+    classes = 1000
+
+    def __init__(self, number: int) -> None:
+        self.config = SimpleNamespace(image_size=8, landmark_ids=tuple(range(number, number + self.classes)))
+
+    def logits(self, images: list[np.ndarray], execution: Execution) -> np.ndarray:
+        return np.random.default_rng(len(images)).normal(size=(len(images), self.classes)).astype(np.float32)
+
+
+def test_memory_does_not_grow_by_the_logits_of_the_images() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    classifiers = Classifiers({f"{number:02d}": Loud(number) for number in range(3)}, Execution(workers=1))
+
+    def peak(images: int) -> int:
+        tracemalloc.start()
+        try:
+            found = classifiers.scores(file.getvalue() for _ in range(images))
+            assert {len(scores.landmark_ids) for scores in found.values()} == {images}
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    few = peak(512)
+    assert peak(5 * 512) < few + 3 * 5 * 512 * 2 * 24 + 2**19
 
 
 def test_the_raw_answer_is_the_highest_softmax_of_any_group() -> None:
@@ -81,7 +136,7 @@ def test_groups_share_one_probability_by_bayes_rule() -> None:
 
 def planted(
     seed: int, images: int, classes: tuple[int, ...], strangers: float
-) -> tuple[dict[str, GroupLogits], np.ndarray]:
+) -> tuple[dict[str, GroupScores], np.ndarray]:
     """Groups of so many landmarks, whose classifiers know their own images well and are noisy on others.
 
     The fewer landmarks a group has the surer its softmax is of images that are none of its own.
@@ -95,12 +150,12 @@ def planted(
         values = random.normal(0, 3, (images, count))
         own = np.flatnonzero((shown >= start) & (shown < start + count))
         values[own, shown[own] - start] += random.normal(6, 2, len(own))
-        found[f"{number:02d}"] = GroupLogits(tuple(range(start, start + count)), values.astype(np.float32))
+        found[f"{number:02d}"] = GroupScores.of_logits(tuple(range(start, start + count)), values.astype(np.float32))
     return found, shown
 
 
-def part(found: dict[str, GroupLogits], rows: slice | np.ndarray) -> dict[str, GroupLogits]:
-    return {key: GroupLogits(one.landmark_ids, one.logits[rows]) for key, one in found.items()}
+def part(found: dict[str, GroupScores], rows: slice | np.ndarray) -> dict[str, GroupScores]:
+    return {key: one.rows(rows) for key, one in found.items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -121,7 +176,7 @@ def test_calibrated_groups_are_right_more_often_and_as_sure_as_they_are_right(se
     # What shows no landmark is told from what does.
     assert calibrated.none[true == NO_LANDMARK].mean() > calibrated.none[true != NO_LANDMARK].mean() + 0.1
     # "None" is as probable as it is common that no group's answer is right.
-    nobody = np.all([np.array(g.landmark_ids)[g.logits.argmax(axis=1)] != true for g in held.values()], axis=0)
+    nobody = np.all([g.landmark_ids != true for g in held.values()], axis=0)
     assert calibrated.none.mean() == pytest.approx(nobody.mean(), abs=0.05)
 
 
@@ -142,10 +197,10 @@ def test_a_fit_is_the_least_of_its_loss_and_its_priors_count() -> None:
     found, shown = planted(7, 120, (3,), strangers=0.4)
     calibration = fit_group_calibration(found, shown)
     own = calibration.groups["00"]
-    raw = features(found["00"])
+    raw = found["00"].features
     assert own.mean == pytest.approx(raw.mean(axis=0))
     assert own.spread == pytest.approx(raw.std(axis=0))
-    right = found["00"].logits.argmax(axis=1) == shown
+    right = found["00"].landmark_ids == shown
     assert own.right == right.sum()
     # Half an image of each of the two outcomes, right and none.
     assert own.prior == pytest.approx((right.sum() + 0.5) / 121)
@@ -200,7 +255,7 @@ FINITE = st.floats(-30, 30, width=32)
 def test_probabilities_are_of_one_whole_whatever_the_logits_and_their_order(
     one: np.ndarray, two: np.ndarray, shown: np.ndarray, order: list[int]
 ) -> None:
-    found = {"00": GroupLogits((0, 1, 2), one), "01": GroupLogits((3, 4), two)}
+    found = {"00": GroupScores.of_logits((0, 1, 2), one), "01": GroupScores.of_logits((3, 4), two)}
     calibration = fit_group_calibration(found, shown)
     answers = calibration.answers(found)
     assert np.isfinite(answers.probability).all()
@@ -224,7 +279,7 @@ def test_what_cannot_be_calibrated_is_one_line() -> None:
     with pytest.raises(ClassifierError, match="no image is held out to calibrate"):
         fit_group_calibration({"00": logits((1, 2), [])}, np.zeros(0, np.int64))
     found, shown = planted(0, 50, (2, 3), strangers=0.2)
-    with pytest.raises(ClassifierError, match=r"of the groups \['00', '01'\], found logits of \['00'\]"):
+    with pytest.raises(ClassifierError, match=r"of the groups \['00', '01'\], found scores of \['00'\]"):
         fit_group_calibration(found, shown).answers({"00": found["00"]})
 
 
