@@ -141,8 +141,12 @@ class Store:
                     raise
                 return []
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, block: int = READ_BLOCK) -> IO[bytes]:
         """The file `name` for reading, seekable, a block of it in memory.
+
+        Args:
+            name: the file.
+            block: bytes that are read ahead, of a remote file.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -151,7 +155,7 @@ class Store:
         with self.explained("read", name):
             if self.is_local:
                 return Path(self.path(name)).open("rb")
-            file = self.fs.open(self.path(name), "rb", block_size=READ_BLOCK, cache_type="readahead")
+            file = self.fs.open(self.path(name), "rb", block_size=block, cache_type="readahead")
         return io.BufferedReader(_RemoteFile(file, partial(self.explained, "read", name)))
 
     def read(self, name: str, offset: int | None = None, size: int | None = None) -> bytes:

@@ -6,6 +6,7 @@ What belongs here: what a table is. Each stage keeps the schemas of its own tabl
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from glr_assets.errors import MissingInputError, TableError
-from glr_assets.store import Store
+from glr_assets.store import READ_BLOCK, Store
 
 #: Rows that tell which columns repeat their values.
 _SAMPLE = 10_000
@@ -236,29 +237,61 @@ def read_table(store: Store, table: Table, columns: Sequence[str] | None = None,
 
 
 def read_parts(
-    store: Store, table: Table, columns: Sequence[str], only: Mapping[str, object] | None = None, **partition: str
+    store: Store,
+    table: Table,
+    columns: Sequence[str],
+    only: Mapping[str, object] | None = None,
+    among: Mapping[str, npt.NDArray[np.bytes_]] | None = None,
+    *,
+    block: int = READ_BLOCK,
+    **partition: str,
 ) -> Iterator[pa.Table]:
-    """The rows of a table in order, a row group at a time; of those only which have the values of `only`.
+    """The rows of a table in order, a row group at a time, or those of them that have some values.
 
     Row groups whose statistics tell that they have none are not read.
+
+    Args:
+        store: where the table is.
+        table: what it is.
+        columns: what is read of it.
+        only: the value that a row must have, by column.
+        among: the values of which a row must have one, by column of strings: UTF-8 bytes, ascending.
+        block: bytes of a remote file that are read ahead.
+        partition: names one file of a table whose path has places.
 
     Raises:
         MissingInputError: it has not been made.
         TableError: the file is not Parquet, or lacks a column.
     """
-    only = only or {}
-    names = [*columns, *(name for name in only if name not in columns)]
-    with _opened(store, table, names, partition) as (parquet, _):
+    only, among = only or {}, among or {}
+    names = list(dict.fromkeys([*columns, *only, *among]))
+    with _opened(store, table, names, partition, block) as (parquet, _):
         leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
-        numbers = {name: leaves.index(name) for name in only}
+        numbers = {name: leaves.index(name) for name in (*only, *among)}
         for group in range(parquet.num_row_groups):
             metadata = parquet.metadata.row_group(group)
             if not all(_may_hold(metadata.column(numbers[name]), value) for name, value in only.items()):
                 continue
+            if not all(_may_hold_one(metadata.column(numbers[name]), values) for name, values in among.items()):
+                continue
             data = parquet.read_row_group(group, names)
             for name, value in only.items():
                 data = data.filter(pc.equal(data[name], value))
+            for name, values in among.items():
+                data = data.filter(pc.is_valid(data[name]))
+                data = data.filter(pa.array(places(fixed_width(data[name]), values) >= 0))
             yield _joinable(data.select(list(columns)))
+
+
+def _may_hold_one(column: pq.ColumnChunkMetaData, values: npt.NDArray[np.bytes_]) -> bool:
+    """Whether a column of strings may hold one of these ascending values."""
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    least, most = str(statistics.min).encode(), str(statistics.max).encode()
+    # Not by numpy's own search, which makes a copy of all values where these are longer.
+    at = bisect_left(values, least)
+    return at < len(values) and bool(values[at] <= most)
 
 
 def _may_hold(column: pq.ColumnChunkMetaData, value: Any) -> bool:
@@ -270,12 +303,16 @@ def _may_hold(column: pq.ColumnChunkMetaData, value: Any) -> bool:
 
 @contextmanager
 def _opened(
-    store: Store, table: Table, columns: Sequence[str] | None, partition: Mapping[str, str]
+    store: Store,
+    table: Table,
+    columns: Sequence[str] | None,
+    partition: Mapping[str, str],
+    block: int = READ_BLOCK,
 ) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
     """A table's file and the columns to read of it; what is wrong with the file is told, now or while it is read."""
     path = table.at(**partition)
     try:
-        with store.open(path) as file, pq.ParquetFile(file) as parquet:
+        with store.open(path, block) as file, pq.ParquetFile(file) as parquet:
             present = parquet.schema_arrow.names
             absent = set(table.schema.names if columns is None else columns) - set(present)
             if absent:

@@ -1,7 +1,7 @@
-"""All shards' indexes as one table, and what of the source is still to be ingested.
+"""All shards' indexes as one table, where each stored image lies, and what of the source is still to be ingested.
 
-The table is written a shard at a time: at GLDv2's size it has five million rows, and no more than a few
-shards' are in memory together.
+The catalog is written a shard at a time: at GLDv2's size it has five million rows, and no more than a few
+shards' are in memory together. Locations are sorted by id, with some 50 bytes an image in memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from glr_assets.errors import MissingInputError, TableError
 from glr_assets.images.members import may_succeed
-from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, IMAGE_LOCATIONS
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Receipt, Summary, Writer, damage, find_receipt, make
 from glr_assets.source import Source
@@ -26,11 +27,22 @@ from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 from glr_assets.tables import TableWriter, fixed_width, read_table
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 REPEATED = "repeated id: stored from an earlier shard"
 STATUSES = ("stored", "skipped", "failed")
 #: Small files that are asked for at once; a remote store answers each in tens of milliseconds.
 REQUESTS = 16
+#: Rows of a row group of locations: what is read to find one image.
+LOCATIONS_A_GROUP = 2**14
+_LOCATION = np.dtype(
+    [
+        ("shard", np.int32),
+        ("stored_offset", np.int64),
+        ("stored_size", np.int64),
+        ("stored_xxh3", np.uint64),
+        ("digested", np.bool_),
+    ]
+)
 #: Indexes read ahead of the one that is written: about 5 MB each in memory.
 AHEAD = 4
 
@@ -125,7 +137,7 @@ def shard_receipts(store: Store, shards: Mapping[Split, Sequence[str]]) -> dict[
 
 
 def make_image_catalog(source: Source, store: Store) -> Made:
-    """`image_catalog` of the shards that have been ingested; its summary names how many are missing.
+    """`image_catalog` of the shards that have been ingested, with locations by id; its summary counts what is missing.
 
     Raises:
         MissingInputError: a file of an ingested shard is gone or cut.
@@ -138,6 +150,7 @@ def make_image_catalog(source: Source, store: Store) -> Made:
 
     def build(writer: Writer) -> Summary:
         counts: Counter[str] = Counter()
+        stored = {split: SplitLocations(split) for split in reconciled}
         with (
             writer.writing(IMAGE_CATALOG.path) as file,
             TableWriter(IMAGE_CATALOG, file) as catalog,
@@ -148,12 +161,66 @@ def make_image_catalog(source: Source, store: Store) -> Made:
                     _agree(receipts[receipt_name(split, key)], of_part, repeated)
                     counts.update({f"{split}_{status}": of_part[status] for status in STATUSES})
                     catalog.append(part)
+                    stored[split].add(key, part)
             rows = catalog.rows
+        with writer.writing(IMAGE_LOCATIONS.path) as file:
+            write_locations(stored, file)
         figures = {f"{split}_{status}": counts[f"{split}_{status}"] for split in SPLITS for status in STATUSES}
         return {"rows": rows, **figures, **missing}
 
     inputs = {name: receipt.digest for name, receipt in receipts.items()}
     return make(store, "image_catalog", inputs=inputs, parameters=missing, code_version=CODE_VERSION, build=build)
+
+
+class SplitLocations:
+    """Where the stored images of a split lie: gathered shard by shard, given out by id."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._shards: list[str] = []
+        self._ids: list[npt.NDArray[np.bytes_]] = [np.zeros(0, "S1")]
+        self._rows: list[npt.NDArray[np.void]] = [np.zeros(0, _LOCATION)]
+
+    def add(self, shard: str, rows: pa.Table) -> None:
+        """Take the stored images of the catalog's rows of one shard; no id is stored twice."""
+        stored = rows.filter(pc.equal(rows["status"], "stored"))
+        found = np.zeros(stored.num_rows, _LOCATION)
+        found["shard"] = len(self._shards)
+        for name in ("stored_offset", "stored_size"):
+            found[name] = stored[name].to_numpy()
+        found["stored_xxh3"] = pc.fill_null(stored["stored_xxh3"], pa.scalar(0, pa.uint64())).to_numpy()
+        found["digested"] = stored["stored_xxh3"].is_valid().to_numpy()
+        self._shards.append(shard)
+        self._ids.append(fixed_width(stored["id"]))
+        self._rows.append(found)
+
+    def sorted_parts(self) -> Iterator[pa.Table]:
+        """Rows of `IMAGE_LOCATIONS` by id, `LOCATIONS_A_GROUP` together."""
+        ids, rows = np.concatenate(self._ids), np.concatenate(self._rows)
+        self._ids.clear()
+        self._rows.clear()
+        order = np.argsort(ids, kind="stable")
+        shards = pa.array(self._shards, pa.string())
+        for start in range(0, len(order), LOCATIONS_A_GROUP):
+            at = order[start : start + LOCATIONS_A_GROUP]
+            part = rows[at]
+            columns = {
+                "split": pa.repeat(pa.scalar(self._split, pa.string()), len(at)),
+                "id": pa.array([key.decode() for key in ids[at].tolist()], pa.string()),
+                "shard": shards.take(pa.array(part["shard"])),
+                "stored_offset": pa.array(part["stored_offset"]),
+                "stored_size": pa.array(part["stored_size"]),
+                "stored_xxh3": pa.array(part["stored_xxh3"], mask=~part["digested"]),
+            }
+            yield pa.table(columns)
+
+
+def write_locations(stored: Mapping[Split, SplitLocations], file: IO[bytes]) -> None:
+    """Write `IMAGE_LOCATIONS` of all splits."""
+    with TableWriter(IMAGE_LOCATIONS, file) as locations:
+        for split in sorted(stored):  # keys ascend from split to split too
+            for part in stored[split].sorted_parts():
+                locations.append(part)
 
 
 def _statuses(part: pa.Table) -> dict[str, int]:

@@ -21,14 +21,17 @@ import pyarrow.compute as pc
 import xxhash
 
 from glr_assets.errors import GlrError, MissingInputError, SourceError, StoreError
-from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, STORED_TAR
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, IMAGE_LOCATIONS, STORED_TAR
 from glr_assets.ranges import Place, read_ranges
 from glr_assets.source import Source
 from glr_assets.source.base import Split
-from glr_assets.store import Store
+from glr_assets.store import READ_BLOCK, Store
 from glr_assets.tables import fixed_width, read_parts, read_table
 
 _STORED = ["id", "status", "stored_offset", "stored_size", "stored_xxh3"]
+_LOCATED = ["id", "shard", "stored_offset", "stored_size", "stored_xxh3"]
+#: So many images are looked up by reads of single row groups of some hundred kilobytes.
+_FEW, _LOOKUP_BLOCK = 256, 2**18
 _SOURCE = ["id", "status", "kind", "source_path", "source_offset", "source_size", "source_xxh3"]
 
 #: Why bytes of a member cannot be read, by number; 0 is none.
@@ -121,12 +124,6 @@ class Places:
             here = self.ids[rows] == keys
             found[here] = rows[here]
         return found
-
-    def only(self, ids: Sequence[str] | pa.ChunkedArray) -> Places:
-        """The places of those of these ids that are there."""
-        rows = np.unique(self.rows(ids))
-        rows = rows[rows >= 0]
-        return Places(self.ids[rows], self.places[rows], self.paths)
 
     def name(self, row: int) -> str:
         """The id of a row."""
@@ -296,10 +293,11 @@ class ImageReader(_Reader[Store]):
 
     @classmethod
     def of_split(cls, store: Store, split: Split, ids: Sequence[str] | None = None) -> ImageReader:
-        """A reader of a split's stored images, or of these ids among them, through the catalog."""
-        parts = read_parts(store, IMAGE_CATALOG, ["shard", *_STORED], {"split": split})
-        places = Places.of(_stored(part, split, part["shard"]) for part in parts)
-        return cls(store, places if ids is None else places.only(ids))
+        """A reader of a split's stored images, or of these ids among them, through the catalog's locations.
+
+        Memory and reads are those of the images asked for: of a few, a few row groups are read.
+        """
+        return cls(store, Places.of(_locations(store, split, ids)))
 
     @classmethod
     def of_shard(cls, store: Store, split: Split, shard: str) -> ImageReader:
@@ -350,9 +348,8 @@ class SourceReader(_Reader[Source]):
     @classmethod
     def of_split(cls, store: Store, source: Source, split: Split, ids: Sequence[str] | None = None) -> SourceReader:
         """A reader of the members of a split's ingested shards, or of these ids among them, through the catalog."""
-        parts = read_parts(store, IMAGE_CATALOG, _SOURCE, {"split": split})
-        places = Places.of(_members(part) for part in parts)
-        return cls(source, places if ids is None else places.only(ids))
+        parts = read_parts(store, IMAGE_CATALOG, _SOURCE, {"split": split}, _among(ids))
+        return cls(source, Places.of(_members(part) for part in parts))
 
     @classmethod
     def of_shard(cls, store: Store, source: Source, split: Split, shard: str) -> SourceReader:
@@ -383,15 +380,36 @@ class SourceReader(_Reader[Source]):
         )
 
 
+def _among(ids: Sequence[str] | pa.ChunkedArray | None) -> dict[str, npt.NDArray[np.bytes_]]:
+    """Of `read_parts`: these ids, or all where there are none."""
+    if ids is None:
+        return {}
+    return {"id": np.unique(fixed_width(ids if isinstance(ids, pa.ChunkedArray) else pa.array(ids, pa.string())))}
+
+
+def _locations(store: Store, split: Split, ids: Sequence[str] | pa.ChunkedArray | None) -> Iterator[pa.Table]:
+    """Where stored images lie, of the catalog's locations, a row group at a time."""
+    # Whoever asks for a few images reads a few groups, far apart; who asks for all, one after another.
+    few = ids is not None and len(ids) < _FEW
+    block = _LOOKUP_BLOCK if few else READ_BLOCK
+    for part in read_parts(store, IMAGE_LOCATIONS, _LOCATED, {"split": split}, _among(ids), block=block):
+        yield _stored_places(part, split, part["shard"])
+
+
 def _stored(rows: pa.Table, split: Split, shard: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Where stored images lie, of rows of an index and their shards."""
+    rows = rows.append_column("shard", shard)
+    stored = rows.filter(pc.equal(rows["status"], "stored"))
+    return _stored_places(stored, split, stored["shard"])
+
+
+def _stored_places(stored: pa.Table, split: Split, shard: pa.ChunkedArray) -> pa.Table:
+    """The same of rows that are all of stored images."""
     before, after = STORED_TAR.format(split=split, shard="\0").split("\0")
-    path = pc.binary_join_element_wise(before, shard, after, "")
-    stored = rows.append_column("path", path).filter(pc.equal(rows["status"], "stored"))
     return pa.table(
         {
             "id": stored["id"],
-            "path": stored["path"],
+            "path": pc.binary_join_element_wise(before, shard, after, ""),
             "offset": stored["stored_offset"],
             "size": stored["stored_size"],
             "xxh3": stored["stored_xxh3"],

@@ -38,6 +38,19 @@ IMAGE_INDEX = Table(
     _MEMBER_COLUMNS,
     ("source_path", "source_offset", "member"),
 )
+IMAGE_LOCATIONS = Table(
+    "metadata/image_locations.parquet",
+    "one row per stored image of train, index and test: where its bytes lie, found by id through a few row groups",
+    (
+        Column("split", pa.string(), "train, index or test"),
+        Column("id", pa.string(), "Image id"),
+        Column("shard", pa.string(), "Key of the shard in whose stored TAR it lies"),
+        Column("stored_offset", pa.int64(), "First byte in the stored TAR"),
+        Column("stored_size", pa.int64(), "Bytes in the stored TAR"),
+        Column("stored_xxh3", pa.uint64(), "64-bit XXH3 of those bytes", nullable=True),
+    ),
+    ("split", "id"),
+)
 IMAGE_CATALOG = Table(
     "metadata/image_catalog.parquet",
     "one row per member of any ingested shard of train, index and test",

@@ -48,6 +48,7 @@ from glr_assets_tests.benchmarks.measure import (
     pin,
 )
 from glr_assets_tests.benchmarks.random_access import ingested
+from glr_assets_tests.images.handmade import write_locations
 
 KINDS = ("tfrecord", "webdataset", "zip")
 RECIPE = Exports(order="shuffled", images_per_shard=1000)
@@ -174,6 +175,7 @@ def plan(work: Path, rows: int) -> dict[str, float]:
                 number if column.name == "source_offset" else pa.repeat(pa.scalar(value, column.type), rows)
             )
     _table(store, "image_catalog", IMAGE_CATALOG, pa.table(catalog).cast(IMAGE_CATALOG.schema))
+    write_locations(store)
     rights = {
         "url": pa.array([f"https://commons.wikimedia.org/wiki/File:{i}_of_some_landmark.jpg" for i in range(rows)]),
         "author": pa.array([f"Author {i % 50_000}" for i in range(rows)]),

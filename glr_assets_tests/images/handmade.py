@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image
 
 from glr_assets.curation.dedupe import make_deduped_manifest
 from glr_assets.curation.fill import make_fill_shortfall, make_train_extra
 from glr_assets.curation.leaks import make_label_conflicts, make_train_test_leaks
 from glr_assets.curation.train_manifest import make_train_manifest
+from glr_assets.images import catalog
 from glr_assets.images.catalog import make_image_catalog
 from glr_assets.images.ingest import ingest_shard
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_LOCATIONS
 from glr_assets.images.selection import selection_for
 from glr_assets.ledger.image_ledger import make_image_ledger
 from glr_assets.metadata import tables
@@ -30,6 +33,7 @@ from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
+from glr_assets.tables import read_table
 
 TINY = Recipe(name="tiny").overridden({"images": {"min_side": 32}, "execution": {"workers": 1}})
 
@@ -40,6 +44,19 @@ def picture(seed: int, size: tuple[int, int] = (60, 40), quality: int = 90) -> b
     file = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def write_locations(store: Store) -> None:
+    """Leave the locations that belong to a catalog which a test wrote itself."""
+    rows = read_table(store, IMAGE_CATALOG)
+    stored = {}
+    for split in SPLITS:
+        stored[split] = catalog.SplitLocations(split)
+        of_split = rows.filter(pc.equal(rows["split"], split))
+        for shard in sorted(set(of_split["shard"].to_pylist())):
+            stored[split].add(shard, of_split.filter(pc.equal(of_split["shard"], shard)))
+    with store.writing(IMAGE_LOCATIONS.path) as file:
+        catalog.write_locations(stored, file)
 
 
 def identifier(number: int) -> str:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glr_assets.errors import MissingInputError, TableError
+from glr_assets.images import catalog as catalogs
 from glr_assets.images.catalog import REPEATED, catalog_parts, later_repeats, make_image_catalog, reconcile
 from glr_assets.images.reader import ImageReader
-from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
+from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, IMAGE_LOCATIONS
 from glr_assets.receipts import Receipt, find_receipt, receipt_path
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
@@ -150,6 +153,59 @@ def test_each_shard_is_a_row_group(source: BucketSource, store: Store) -> None:
     with store.open(IMAGE_CATALOG.path) as file:
         metadata = pq.ParquetFile(file).metadata
         assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [3, 3, 2, 1]
+
+
+def test_locations_are_those_of_the_stored_rows_by_id(
+    source: BucketSource, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs, "LOCATIONS_A_GROUP", 2)
+    ingest_in_order(source, store, ["000", "001", "002"])
+    make_image_catalog(source, store)
+    rows = read_table(store, IMAGE_CATALOG)
+    stored = rows.filter(pc.equal(rows["status"], "stored")).select(IMAGE_LOCATIONS.schema.names)
+    found = read_table(store, IMAGE_LOCATIONS)
+    assert problems(IMAGE_LOCATIONS, found) == []
+    assert found.to_pylist() == stored.sort_by([("split", "ascending"), ("id", "ascending")]).to_pylist()
+    with store.open(IMAGE_LOCATIONS.path) as file:
+        metadata = pq.ParquetFile(file).metadata
+        assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [1, 2, 1]
+
+
+def test_a_few_images_are_found_in_a_few_row_groups(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, group = 60_000, 500
+    ids = np.array([f"{number * 71_633 % 2**32:016x}" for number in range(count)])
+    of_split = catalogs.SplitLocations("train")
+    for shard in range(3):
+        mine = ids[shard::3]
+        columns: dict[str, object] = {"id": mine, "status": ["stored"] * len(mine)}
+        columns |= {name: pa.array(np.arange(len(mine))) for name in ("stored_offset", "stored_size")}
+        of_split.add(f"{shard:03d}", pa.table(columns | {"stored_xxh3": pa.nulls(len(mine), pa.uint64())}))
+    monkeypatch.setattr(catalogs, "LOCATIONS_A_GROUP", group)
+    with store.writing(IMAGE_LOCATIONS.path) as file:
+        catalogs.write_locations({"train": of_split}, file)
+    read: list[int] = []
+    usual = pq.ParquetFile.read_row_group
+
+    def counted(file: pq.ParquetFile, number: int, *arguments: object) -> pa.Table:
+        read.append(number)
+        return usual(file, number, *arguments)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    wanted = [str(ids[number]) for number in (5, 17, 30_001, 59_999)]
+    tracemalloc.start()
+    try:
+        reader = ImageReader.of_split(store, "train", [*wanted, "nobody", "zzz"])
+        few = tracemalloc.get_traced_memory()[1]
+        assert reader.ids == sorted(wanted)
+        assert len(read) <= len(wanted)
+        for name, number in zip(wanted, (5, 17, 30_001, 59_999), strict=True):
+            place = reader.places.place(reader.row(name))
+            assert (place.name, place.offset) == (f"images/train/{number % 3:03d}.tar", number // 3)
+        assert len(ImageReader.of_split(store, "train")) == count
+        assert few < tracemalloc.get_traced_memory()[1] / 10
+    finally:
+        tracemalloc.stop()
+    assert ImageReader.of_split(store, "test", wanted).ids == []
 
 
 class CountingStore(Store):

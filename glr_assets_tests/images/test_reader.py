@@ -330,11 +330,6 @@ def test_places_are_those_of_a_search_through_all_rows(parts: list[list[Any]], a
             assert (places.obstacle(row) == "") == (best[name][4] == 0)
     whole = [name for name in [*best, *asked] if not name.endswith("\0")]
     assert places.rows(whole).tolist() == [sorted(best).index(name) if name in best else -1 for name in whole]
-    some = places.only(whole[::2])
-    assert [i.decode() for i in some.ids.tolist()] == sorted(set(whole[::2]) & set(best))
-    assert [some.place(r) for r in range(len(some))] == [
-        places.place(int(r)) for r in places.rows(sorted(set(whole[::2]) & set(best)))
-    ]
 
 
 def test_places_take_at_most_64_bytes_an_image_also_on_their_way_to_a_process() -> None:

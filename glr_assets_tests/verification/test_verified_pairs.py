@@ -41,7 +41,7 @@ from glr_assets.verification.schemas import (
 )
 from glr_assets.verification.traps import REFUSALS
 from glr_assets.verification.verified_pairs import ClassVerifier, VerifiedClass, make_verified_pairs
-from glr_assets_tests.images.handmade import identifier
+from glr_assets_tests.images.handmade import identifier, write_locations
 from glr_assets_tests.verification import planted
 from glr_assets_tests.verification.test_local_features import Shard
 
@@ -116,6 +116,7 @@ class Corpus:
             ("label_conflicts", LABEL_CONFLICTS, []),
         ):
             write(store, name, table, made)
+        write_locations(store)
 
 
 def write(store: Store, name: str, table: Any, rows: list[dict[str, Any]]) -> None:
