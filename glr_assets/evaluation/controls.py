@@ -175,8 +175,9 @@ def rootsift_votes(store: Store, manifest: pa.Table, query_ids: list[str], worke
         workers: threads.
     """
     extractor = RootSift(VOTE_FEATURES)
-    train, test = (ImageReader.of_split(store, split) for split in ("train", "test"))
     landmark_of = dict(zip(manifest["id"].to_pylist(), manifest["landmark_id"].to_pylist(), strict=True))
+    train = ImageReader.of_split(store, "train", list(landmark_of))
+    test = ImageReader.of_split(store, "test", query_ids)
     voters = [image_id for image_id in sorted(landmark_of) if image_id in train]
     asked = [image_id for image_id in sorted(query_ids) if image_id in test]
     found: list[Prediction] = []

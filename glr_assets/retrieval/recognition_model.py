@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -16,6 +18,7 @@ from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
 from glr_assets.plots import reliability
 from glr_assets.query_labels import record_query_labels
+from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
 from glr_assets.retrieval.answering import Evidence, Photographs, Witness
@@ -129,22 +132,30 @@ def stored_photographs(
 
     An image that is not stored, or cannot be decoded, has none.
     """
-    opened: list[tuple[ImageReader, Any]] = []
+    extractor = functools.cache(lambda: open_extractor(verification, execution.device))
 
-    def found(image_id: str) -> Prepared | None:
-        if not opened:
-            opened.append((ImageReader.of_split(store, split), open_extractor(verification, execution.device)))
-        reader, extractor = opened[0]
-        if image_id not in reader:
-            return None
+    def extract(image: tuple[str, bytes]) -> Prepared | None:
         try:
-            return extracted(extractor, image_id, reader.read(image_id))
+            return extracted(extractor(), *image)
         except ValueError:
             return None
 
+    def extracted_anew(ids: Sequence[str]) -> Iterator[Prepared | None]:
+        if not ids:
+            return
+        # Those that take images in batches run a network, which has threads of its own.
+        workers = execution.threads if extractor().batch == 1 else 1
+        reader = ImageReader.of_split(store, split, ids)
+        stored = [image_id for image_id in ids if image_id in reader]
+        images = zip(stored, reader.read_many(stored), strict=True)
+        with closing(ordered(extract, images, workers=workers)) as found:
+            for image_id in ids:
+                yield next(found) if image_id in reader else None
+
     def photographs(ids: Sequence[str]) -> Iterator[Prepared | None]:
+        fresh = extracted_anew([image_id for image_id in ids if image_id not in features])
         for image_id, kept in zip(ids, features.prepared(ids), strict=True):
-            yield kept if kept is not None or image_id in features else found(image_id)
+            yield kept if image_id in features else next(fresh)
 
     return photographs
 
