@@ -8,13 +8,14 @@ processor gives the same.
 
 from __future__ import annotations
 
-import numba  # noqa: TID253 - compiled functions are module level; this module is imported where they are called
 import numpy as np
+
+from glr_assets.kernels import kernel
 
 #: More than any distance of two hashes.
 _FAR = 65
 
-_compiled = numba.njit(nogil=True)
+_compiled = kernel()
 
 
 @_compiled

@@ -14,11 +14,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from glr_assets.codecs.turbojpeg import Plane
+from glr_assets.kernels import kernel
 
 _Weights = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
 
@@ -111,7 +111,7 @@ def _made_weights(axis: Axis) -> _Weights:
 _kept_weights = functools.lru_cache(_KEPT_AXES)(_made_weights)
 
 
-@numba.njit("Tuple((i4[:,::1], i4[::1], i4[::1]))(i8, i8, f8, b1, f8, f8)", nogil=True)
+@kernel("Tuple((i4[:,::1], i4[::1], i4[::1]))(i8, i8, f8, b1, f8, f8)")
 def _lanczos(given, wanted, scale, mirrored, extent, offset):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
     stretch = max(scale, 1.0)
     support = _LOBES * stretch
@@ -145,7 +145,7 @@ def _lanczos(given, wanted, scale, mirrored, extent, offset):  # type: ignore[no
     return weights, first, count
 
 
-@numba.njit("void(u1[:,::1], i4[:,::1], i4[::1], i4[::1], u1[:,::1], i8)", nogil=True)
+@kernel("void(u1[:,::1], i4[:,::1], i4[::1], i4[::1], u1[:,::1], i8)")
 def _weighted_rows(rows, weights, first, count, result, at):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
     """Each row of `result`, from column `at` on, as the weighted sum of some of `rows`, rounded and held to 0…255."""
     width = rows.shape[1]

@@ -7,10 +7,10 @@ Nothing is reordered or fused, so every processor gives the same.
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numba
 import numpy as np
+
+from glr_assets.kernels import kernel
 
 #: Cosines are compared to a millionth; below them is room for the number of a feature.
 _COSINE_STEPS = np.float32(2**20)
@@ -27,12 +27,7 @@ LEAST_FOR_AFFINE = 6
 WIDE = 2.0
 
 
-def _compiled(loop: Any) -> Any:
-    """Compile when first called, which takes seconds; other processes find it where a folder for it can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(loop)
-    except RuntimeError:
-        return numba.njit(nogil=True)(loop)
+_compiled = kernel()
 
 
 @_compiled
