@@ -36,7 +36,7 @@ def _features(split: str) -> dict[str, tuple[str, ...]]:
     return _same(f"{split}_images", "id", "landmark_id", *_FEATURES)
 
 
-_BY_VECTORS = ("train_embeddings.vector", "test_embeddings.vector")
+_BY_VECTORS = ("train_embeddings.row", "test_embeddings.row")
 
 #: By asset and column, the columns it comes of as `asset.column`.
 COLUMNS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -155,18 +155,18 @@ COLUMNS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     **{f"{split}_embeddings": _same(f"{split}_images", "id", "stored_xxh3") for split in ("train", "index", "test")},
     "non_landmark_embeddings": {
         "id": ("test_embeddings.id", "recognition_solution.usage", "recognition_solution.landmark_ids"),
-        **_same("test_embeddings", "vector", "stored_xxh3"),
+        **_same("test_embeddings", "row", "stored_xxh3"),
     },
     "faiss_index": {
         "id": ("train_embeddings.id", "train_manifest.id"),
         "landmark_id": ("train_manifest.landmark_id",),
-        "penalty": ("train_embeddings.vector", "non_landmark_embeddings.vector"),
+        "penalty": ("train_embeddings.row", "non_landmark_embeddings.row"),
     },
     "recognition_model": {
         "id": ("train_embeddings.id", "non_landmark_embeddings.id"),
         "landmark_id": ("train_manifest.landmark_id",),
         "answer": ("faiss_index.landmark_id",),
-        "probability": ("faiss_index.penalty", "train_embeddings.vector"),
+        "probability": ("faiss_index.penalty", "train_embeddings.row"),
     },
     "submission": {
         "id": ("test_metadata.id",),

@@ -1,9 +1,9 @@
-"""Embeddings: a shard's stored images as vectors, and reading them back."""
+"""Embeddings: a shard's stored images as vectors, in a table of ids and a file of rows, and reading them back."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,22 +11,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glr_assets.errors import MissingInputError
+from glr_assets.errors import MissingInputError, TableError
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
 from glr_assets.query_labels import record_query_labels
+from glr_assets.ranges import RANGES_AHEAD, ordered
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipt, need_receipts
 from glr_assets.recipes import Retrieval
-from glr_assets.retrieval.schemas import EMBEDDINGS, NON_LANDMARK_EMBEDDINGS
+from glr_assets.retrieval.schemas import (
+    EMBEDDING_VECTORS,
+    EMBEDDINGS,
+    NON_LANDMARK_EMBEDDINGS,
+    NON_LANDMARK_VECTORS,
+)
 from glr_assets.retrieval.scoring import Gallery
+from glr_assets.retrieval.vector_files import LocatedVectors, VectorFile, allocated, write_vectors
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import fixed_width, places, read_table
 
-CODE_VERSION = "3"
-NON_LANDMARKS_CODE_VERSION = "4"
+CODE_VERSION = "4"
+NON_LANDMARKS_CODE_VERSION = "5"
 Floats = npt.NDArray[np.float32]
 #: Turns encoded images into float32 [n, D], L2-normalised, in their order.
 Embed = Callable[[Iterable[bytes]], Floats]
@@ -88,24 +95,22 @@ class NonLandmarks:
         return self.gallery.penalties(images.vectors, self.known_as(images), top)
 
 
-def as_table(images: Vectors) -> pa.Table:
-    """The columns of `EMBEDDINGS`."""
-    count, dimensions = images.vectors.shape
-    flat = pa.array(images.vectors.reshape(-1), pa.float32())
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * dimensions)
-    column = pa.ListArray.from_arrays(offsets, flat)
-    digests = np.zeros(count, np.uint64) if images.digests is None else images.digests
-    stored = pa.array(digests, pa.uint64(), mask=digests == 0)
-    return pa.table({"id": pa.array(images.ids, pa.string()), "vector": column, "stored_xxh3": stored})
+def table_of(images: Vectors) -> pa.Table:
+    """The columns of `EMBEDDINGS`, for vectors whose rows are written in their order."""
+    digests = np.zeros(len(images), np.uint64) if images.digests is None else images.digests
+    return pa.table(
+        {
+            "id": pa.array(images.ids, pa.string()),
+            "row": pa.array(np.arange(len(images))),
+            "stored_xxh3": pa.array(digests, pa.uint64(), mask=digests == 0),
+        }
+    )
 
 
-def from_table(data: pa.Table) -> Vectors:
-    """The vectors in a table of `EMBEDDINGS`' columns."""
-    data = data.sort_by("id").combine_chunks()
-    column = data["vector"].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    digests = pc.fill_null(data["stored_xxh3"], pa.scalar(0, pa.uint64())).to_numpy()
-    return Vectors(data["id"].to_pylist(), flat.reshape(data.num_rows, -1 if data.num_rows else 0), digests)
+def write_embeddings(writer: Writer, split: Split, shard: str, images: Vectors) -> None:
+    """Write the vectors of a shard, and the table that tells which image each of them is of."""
+    write_vectors(writer, EMBEDDING_VECTORS.format(split=split, shard=shard), images.vectors)
+    writer.table(EMBEDDINGS, table_of(images), split=split, shard=shard)
 
 
 def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], Embed]) -> Made:
@@ -119,7 +124,7 @@ def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], 
         reader = ImageReader.of_shard(store, split, shard)
         vectors = embed()(reader.read_many(reader.ids)) if len(reader) else np.zeros((0, 0), np.float32)
         digests = np.array([reader.places.xxh3(row) or 0 for row in range(len(reader))], np.uint64)
-        writer.table(EMBEDDINGS, as_table(Vectors(reader.ids, vectors, digests)), split=split, shard=shard)
+        write_embeddings(writer, split, shard, Vectors(reader.ids, vectors, digests))
         return {"rows": len(reader), "dimensions": vectors.shape[1]}
 
     inputs = need_receipts(store, "embedder", f"{split}_images/{shard}")
@@ -158,28 +163,72 @@ def embedded_shards(source: Source, store: Store, split: Split) -> dict[str, str
     return found
 
 
-def read_embeddings(store: Store, names: Iterable[str], ids: Iterable[str]) -> Vectors:
-    """The vectors of those of `ids` that are in some shards, sorted by id; of a repeated id the first shard's.
-
-    Memory is that of what is wanted and of one shard.
+def locate_embeddings(store: Store, names: Iterable[str], ids: Iterable[str]) -> LocatedVectors:
+    """Where the vectors of those of `ids` lie that are in some shards, by id; of a repeated id the first shard's.
 
     Args:
         store: the store.
         names: of the shards' embeddings, as `embedded_shards` names them.
         ids: of images.
+
+    Raises:
+        MissingInputError, StoreError, TableError: the embeddings of a shard are missing or damaged.
     """
-    wanted = pa.array(sorted(set(ids)), pa.string())
-    parts = []
-    for name in sorted(names):
+    wanted = np.unique(fixed_width(pa.array(list(ids), pa.string())))
+    file = np.full(len(wanted), -1, np.int32)
+    row, digests = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.uint64)
+    files: list[VectorFile] = []
+    for found, keys, rows, of_rows in _opened(store, sorted(names) if len(wanted) else []):
+        at = places(keys, wanted)
+        known = np.flatnonzero(at >= 0)
+        new = known[file[at[known]] < 0]
+        if len(new):
+            file[at[new]], row[at[new]], digests[at[new]] = len(files), rows[new], of_rows[new]
+            files.append(found)
+    here = file >= 0
+    if len({found.dimensions for found in files}) > 1:
+        raise MissingInputError(
+            f"embeddings in {store.url} have {sorted({found.dimensions for found in files})} dimensions, expected one "
+            "number: materialise the embeddings of all shards again"
+        )
+    names_here = [key.decode() for key in wanted[here].tolist()]
+    dimensions = files[0].dimensions if files else 0
+    return LocatedVectors(names_here, digests[here], files, file[here], row[here], dimensions)
+
+
+def _opened(
+    store: Store, names: Sequence[str]
+) -> Iterator[tuple[VectorFile, npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.uint64]]]:
+    """The vectors of each shard with the ids, rows and digests of its table; of a remote store some are read ahead."""
+
+    def opened(name: str) -> tuple[VectorFile, npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
         asset, shard = name.split("/")
-        rows = read_table(store, EMBEDDINGS, split=asset.removesuffix("_embeddings"), shard=shard)
-        parts.append(rows.filter(pc.is_in(rows["id"], wanted)))
-    filled = [part for part in parts if part.num_rows]
-    if not filled:
-        return Vectors([], np.zeros((0, 0), np.float32), np.zeros(0, np.uint64))
-    joined = pa.concat_tables(filled)
-    rows = joined.append_column("row", pa.array(np.arange(joined.num_rows))).group_by("id", use_threads=False)
-    return from_table(joined.take(rows.aggregate([("row", "min")])["row_min"]))
+        split = asset.removesuffix("_embeddings")
+        table = read_table(store, EMBEDDINGS, split=split, shard=shard)
+        found = VectorFile.open(store, EMBEDDING_VECTORS.format(split=split, shard=shard))
+        rows = table["row"].to_numpy()
+        if len(rows) and not (rows.min() >= 0 and rows.max() < found.rows):
+            raise TableError(
+                f"{store.full_url(found.path)}: has {found.rows} rows, its table names row {rows.max()}; "
+                f"materialise {name} again"
+            )
+        digests = pc.fill_null(table["stored_xxh3"], pa.scalar(0, pa.uint64())).to_numpy()
+        return found, fixed_width(table["id"]), rows, digests
+
+    workers = 1 if store.is_local else RANGES_AHEAD
+    yield from ordered(opened, names, workers=workers)
+
+
+def read_vectors(located: LocatedVectors) -> Vectors:
+    """Vectors that were located, in their order: one copy of them, on disk where they are many."""
+    vectors = allocated(len(located), located.dimensions)
+    located.fill(vectors)
+    return Vectors(located.ids, vectors, located.digests)
+
+
+def read_embeddings(store: Store, names: Iterable[str], ids: Iterable[str]) -> Vectors:
+    """The vectors of those of `ids` that are in some shards, sorted by id; as `locate_embeddings`."""
+    return read_vectors(locate_embeddings(store, names, ids))
 
 
 def make_non_landmark_embeddings(source: Source, store: Store, recipe: Retrieval) -> Made:
@@ -204,25 +253,31 @@ def make_non_landmark_embeddings(source: Source, store: Store, recipe: Retrieval
         none = pc.equal(pc.list_value_length(solution["landmark_ids"]), 0)
         usage = pa.array(list(recipe.non_landmark_usage), pa.string())
         chosen = solution.filter(pc.and_(none, pc.is_in(solution["usage"], usage)))
-        known = read_embeddings(store, shards, chosen["id"].to_pylist())
-        surest = surest_filtered(store, recipe.filtered_gallery) if of_train else []
-        filtered = read_embeddings(store, of_train, surest)
-        parts = [
-            as_table(found).append_column("split", pa.repeat(pa.scalar(split), len(found)))
-            for split, found in (("test", known), ("train", filtered))
-            if len(found)
-        ]
-        rows = [part for part in parts if part.num_rows] or [NON_LANDMARK_EMBEDDINGS.empty()]
-        joined = pa.concat_tables([part.select(NON_LANDMARK_EMBEDDINGS.schema.names) for part in rows])
-        different = joined.take(pa.array(first_of_bytes(joined), pa.int64())).sort_by("id")
-        writer.table(NON_LANDMARK_EMBEDDINGS, different.combine_chunks())
+        known = locate_embeddings(store, shards, chosen["id"].to_pylist())
+        filtered = locate_embeddings(
+            store, of_train, surest_filtered(store, recipe.filtered_gallery) if of_train else []
+        )
+        ids = [*known.ids, *filtered.ids]
+        different = first_of_bytes(ids, np.concatenate([known.digests, filtered.digests]))
+        kept = np.array(sorted(different, key=ids.__getitem__), np.int64)
+        digests = np.zeros(len(kept), np.uint64)
+        vectors = allocated(len(kept), known.dimensions or filtered.dimensions)
+        of_test = kept < len(known)
+        for part, mine, first in ((known, of_test, 0), (filtered, ~of_test, len(known))):
+            chosen_here = part.rows(kept[mine] - first)
+            chosen_here.fill(vectors, np.flatnonzero(mine))
+            digests[mine] = chosen_here.digests
+        rows = table_of(Vectors([ids[row] for row in kept.tolist()], vectors, digests))
+        rows = rows.append_column("split", pa.array(np.where(of_test, "test", "train").tolist(), pa.string()))
+        write_vectors(writer, NON_LANDMARK_VECTORS, vectors)
+        writer.table(NON_LANDMARK_EMBEDDINGS, rows.select(NON_LANDMARK_EMBEDDINGS.schema.names))
         # A twin that is left out was chosen by its label all the same.
         labels = record_query_labels(writer, "non_landmark_embeddings", chosen["id"].to_pylist())
         return labels | {
-            "rows": different.num_rows,
+            "rows": len(kept),
             "listed": chosen.num_rows,
             "filtered": len(filtered),
-            "twins": joined.num_rows - different.num_rows,
+            "twins": len(ids) - len(kept),
         }
 
     return make(
@@ -243,16 +298,14 @@ def surest_filtered(store: Store, most: int) -> list[str]:
     return ids
 
 
-def first_of_bytes(images: pa.Table) -> list[int]:
-    """Rows of `id, stored_xxh3` that are the first of their id and of their bytes; unknown bytes are like none."""
+def first_of_bytes(ids: Sequence[str], digests: npt.NDArray[np.uint64]) -> list[int]:
+    """Rows that are the first of their id and of their bytes; bytes of digest 0 are not known, and are like none."""
     seen: set[object] = set()
     rows = []
-    for row, (image_id, digest) in enumerate(
-        zip(images["id"].to_pylist(), images["stored_xxh3"].to_pylist(), strict=True)
-    ):
-        if image_id not in seen and (digest is None or digest not in seen):
+    for row, (image_id, digest) in enumerate(zip(ids, digests.tolist(), strict=True)):
+        if image_id not in seen and (not digest or digest not in seen):
             rows.append(row)
-            seen |= {image_id} if digest is None else {image_id, digest}
+            seen |= {image_id, digest} if digest else {image_id}
     return rows
 
 
@@ -263,5 +316,18 @@ def read_non_landmarks(store: Store, dimensions: int) -> NonLandmarks:
         store: the store.
         dimensions: of a vector where there is none.
     """
-    found = from_table(read_table(store, NON_LANDMARK_EMBEDDINGS))
-    return NonLandmarks(found if len(found) else Vectors([], np.zeros((0, dimensions), np.float32)))
+    table = read_table(store, NON_LANDMARK_EMBEDDINGS)
+    if not table.num_rows:
+        return NonLandmarks(Vectors([], np.zeros((0, dimensions), np.float32)))
+    found = VectorFile.open(store, NON_LANDMARK_VECTORS)
+    if found.rows != table.num_rows:
+        raise TableError(
+            f"{store.full_url(found.path)}: has {found.rows} rows, its table {table.num_rows}; "
+            "materialise non_landmark_embeddings again"
+        )
+    digests = pc.fill_null(table["stored_xxh3"], pa.scalar(0, pa.uint64())).to_numpy()
+    ids = table["id"].to_pylist()
+    if found.mapped is not None:
+        return NonLandmarks(Vectors(ids, found.mapped, digests))
+    files, rows = np.zeros(len(ids), np.int32), np.arange(len(ids))
+    return NonLandmarks(read_vectors(LocatedVectors(ids, digests, [found], files, rows, found.dimensions)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,18 +22,19 @@ from glr_assets.retrieval.embeddings import (
     NonLandmarks,
     Vectors,
     embedded_shards,
-    read_embeddings,
+    locate_embeddings,
     read_non_landmarks,
 )
 from glr_assets.retrieval.proposers import Kind, Proposer, bytes_of, chosen, opened_faiss, tuned
 from glr_assets.retrieval.schemas import FAISS_INDEX, INDEX_FILE, INDEX_INFO, ROWS_FILE
-from glr_assets.retrieval.scoring import PenalisedIndex
+from glr_assets.retrieval.scoring import Flat, PenalisedIndex
+from glr_assets.retrieval.vector_files import VectorFile, allocated, write_vectors
 from glr_assets.seeded import seeded_hash
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 #: An approximate index is measured by how many of so many nearest it finds, for so many images.
 NEAREST: Final = 5
 ASKED: Final = 400
@@ -56,22 +57,68 @@ def searched_images(manifest: pa.Table, per_landmark: int, seed: int) -> pa.Tabl
 def build_index(
     images: pa.Table, train: Vectors, non_landmarks: NonLandmarks, recipe: Retrieval
 ) -> tuple[PenalisedIndex, Floats]:
-    """The index of `images` (`id, landmark_id`), and the penalty B of each of its rows, float32 [n].
+    """The exact index of `images` (`id, landmark_id`), and the penalty B of each of its rows, float32 [n].
 
     Raises:
-        MissingInputError: an image has no embedding.
+        MissingInputError: an image has no embedding, or there is no image.
+    """
+    chosen = train.of(images["id"].to_pylist())
+    landmarks = landmarks_of(images, chosen.ids)
+    if not len(chosen):
+        raise MissingInputError("the index has no image; materialise the embeddings of a manifest that holds some")
+    flat = Flat.allocated(len(chosen), chosen.vectors.shape[1] + 1)
+    flat.rows[:, :-1] = chosen.vectors
+    of_images = penalise(flat.rows, chosen.ids, chosen.digests, non_landmarks, recipe.train_penalty_top)
+    return PenalisedIndex.of_filled(flat, chosen.ids, landmarks), of_images
+
+
+def landmarks_of(images: pa.Table, embedded: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The landmark of each embedded image, int64 [n].
+
+    Args:
+        images: `id, landmark_id`.
+        embedded: ids of those that have an embedding, in any order.
+
+    Raises:
+        MissingInputError: an image has none.
     """
     landmark_of = dict(zip(images["id"].to_pylist(), images["landmark_id"].to_pylist(), strict=True))
-    chosen = train.of(list(landmark_of))
-    if len(chosen.ids) < len(landmark_of):
-        missing = sorted(landmark_of.keys() - set(chosen.ids))
+    if len(embedded) < len(landmark_of):
+        missing = sorted(landmark_of.keys() - set(embedded))
         raise MissingInputError(
             f"{len(missing)} images of the manifest have no embedding, the first {missing[0]}: "
             "materialise train_embeddings of every shard"
         )
-    of_images = non_landmarks.penalties(chosen, recipe.train_penalty_top)
-    landmarks = np.array([landmark_of[image_id] for image_id in chosen.ids], np.int64)
-    return PenalisedIndex(chosen.ids, landmarks, chosen.vectors, of_images), of_images
+    return np.array([landmark_of[image_id] for image_id in embedded], np.int64)
+
+
+def penalise(
+    rows: Floats,
+    ids: Sequence[str],
+    digests: npt.NDArray[np.uint64] | None,
+    non_landmarks: NonLandmarks,
+    top: int,
+) -> Floats:
+    """Set the last number of each row to -B, a block of rows after another; returns B, float32 [n].
+
+    Args:
+        rows: float32 [n, D + 1] that begin with the images' vectors; they may be mapped from a file.
+        ids: of the images.
+        digests: of the images' bytes, where they are known.
+        non_landmarks: the distractors.
+        top: cosines to them of which B is the mean.
+
+    Raises:
+        EmbedderError: a value is not finite.
+    """
+    of_images = np.zeros(len(rows), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        of_part = None if digests is None else digests[part]
+        block = Vectors(list(ids[part]), np.ascontiguousarray(rows[part, :-1]), of_part)
+        of_images[part] = non_landmarks.penalties(block, top)
+        rows[part, -1] = -of_images[part]
+    return of_images
 
 
 def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int) -> Made:
@@ -87,30 +134,36 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
 
     def build(writer: Writer) -> Summary:
         images = searched_images(kept_images(store, recipe.manifest), recipe.per_landmark, seed)
-        train = read_embeddings(store, shards, images["id"].to_pylist())
-        non_landmarks = read_non_landmarks(store, train.vectors.shape[1])
-        exact, of_images = build_index(images, train, non_landmarks, recipe)
-        kind = chosen(recipe.index, len(exact), exact.dimensions + 1, recipe.index_memory * 2**20)
+        train = locate_embeddings(store, shards, images["id"].to_pylist())
+        landmarks = landmarks_of(images, train.ids)
+        non_landmarks = read_non_landmarks(store, train.dimensions)
+        width = train.dimensions + 1
+        kind = chosen(recipe.index, len(train), width, recipe.index_memory * 2**20)
+        # Every vector is copied once, to where it is searched or written from.
+        flat = Flat.allocated(len(train), width) if kind == "flat" else None
+        rows = allocated(len(train), width) if flat is None else flat.rows
+        train.fill(rows[:, :-1])
+        of_images = penalise(rows, train.ids, train.digests, non_landmarks, recipe.train_penalty_top)
+        exact = PenalisedIndex.of_filled(rows if flat is None else flat, train.ids, landmarks)
         weight = 1.0 if recipe.penalties == "fixed" else 0.0
         index, recall = (exact, 1.0) if kind == "flat" else approximate(exact, kind, recipe.index_recall, seed, weight)
-        data = index.to_bytes()
-        writer.write(INDEX_FILE, data)
+        with writer.writing(INDEX_FILE) as file:
+            index.write(file)
         if index.proposer is not None:
-            with writer.writing(ROWS_FILE) as file:
-                np.save(file, index.rows)
+            write_vectors(writer, ROWS_FILE, index.rows)
         told: Summary = {
             "kind": kind,
             "effort": index.proposer.effort if index.proposer is not None else 0,
             "recall": recall,
-            "bytes": len(data),
-            "bytes_flat": bytes_of("flat", len(exact), exact.dimensions + 1),
+            "bytes": writer.outputs[INDEX_FILE].size,
+            "bytes_flat": bytes_of("flat", len(exact), width),
         }
         writer.json(INDEX_INFO, told)
         writer.table(
             FAISS_INDEX,
             pa.table({"id": index.ids, "landmark_id": index.landmark_ids, "penalty": pa.array(of_images)}),
         )
-        figures.update(milliseconds_a_query=milliseconds_a_query(index), milliseconds_exact=milliseconds_a_query(exact))
+        figures.update(milliseconds_a_query=milliseconds_a_query(index))
         return told | {
             "rows": len(index),
             "landmarks": len(pc.unique(pa.array(index.landmark_ids))),
@@ -184,11 +237,12 @@ def open_index(store: Store) -> PenalisedIndex:
     table = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
     ids, landmarks = table["id"].to_pylist(), table["landmark_id"].to_numpy()
     told = store.read_json(INDEX_INFO)
-    index = opened_faiss(store.path(INDEX_FILE) if store.is_local else store.read(INDEX_FILE))
+    if store.is_local:
+        index = opened_faiss(store.path(INDEX_FILE))
+    else:
+        with store.open(INDEX_FILE) as file:
+            index = opened_faiss(file)
     if told["kind"] == "flat":
         return PenalisedIndex.of_flat(index, ids, landmarks)
-    if store.is_local:
-        rows = np.load(store.path(ROWS_FILE), mmap_mode="r")
-    else:
-        rows = np.load(io.BytesIO(store.read(ROWS_FILE)))
+    rows = VectorFile.open(store, ROWS_FILE).read()
     return PenalisedIndex.of_rows(rows, ids, landmarks, Proposer.opened(told["kind"], told["effort"], index))

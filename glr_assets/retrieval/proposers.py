@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -153,12 +153,6 @@ class Proposer:
         """The same, looking as hard as that."""
         return Proposer(self.kind, effort, self.index, self.centres)
 
-    def to_bytes(self) -> bytes:
-        """A file that `faiss.read_index` reads."""
-        import faiss
-
-        return bytes(faiss.serialize_index(self.index).tobytes())
-
 
 def tuned(proposer: Proposer, recall_of: Callable[[Proposer], float], wanted: float) -> tuple[Proposer, float]:
     """The proposer of the least effort, by doubling, whose recall is as wanted, or the most it reaches."""
@@ -170,8 +164,8 @@ def tuned(proposer: Proposer, recall_of: Callable[[Proposer], float], wanted: fl
         proposer = proposer.with_effort(min(2 * proposer.effort, most))
 
 
-def opened_faiss(data: bytes | str) -> Any:
-    """A faiss index from its bytes, or memory-mapped from a file of this machine, where faiss can.
+def opened_faiss(data: bytes | str | IO[bytes]) -> Any:
+    """A faiss index from its bytes or an open file, or memory-mapped from a file of this machine, where faiss can.
 
     Raises:
         StoreError: it is no faiss index.
@@ -181,10 +175,12 @@ def opened_faiss(data: bytes | str) -> Any:
     try:
         if isinstance(data, bytes):
             return faiss.deserialize_index(np.frombuffer(data, np.uint8))
-        return faiss.read_index(data, faiss.IO_FLAG_MMAP_IFC)
+        if isinstance(data, str):
+            return faiss.read_index(data, faiss.IO_FLAG_MMAP_IFC)
+        return faiss.read_index(faiss.PyCallbackIOReader(data.read))  # type: ignore[attr-defined]
     except RuntimeError as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f"{len(data)} bytes" if isinstance(data, bytes) else data
+        where = f"{len(data)} bytes" if isinstance(data, bytes) else str(data)
         raise StoreError(f"faiss index: {where} cannot be read: {first_line}; materialise faiss_index again") from error
 
 

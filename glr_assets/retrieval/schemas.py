@@ -10,18 +10,22 @@ from glr_assets.tables import Column, Table
 from glr_assets.verification.schemas import LOCAL_FEATURES, FeatureSet
 
 _ID = Column("id", pa.string(), "Image id")
-_VECTOR = Column("vector", pa.list_(pa.float32()), "Embedding, L2-normalised; as long as the embedder's dimensions")
+_ROW = Column("row", pa.int64(), "Row of its embedding, L2-normalised float32, in the .npy file beside this table")
 _DIGEST = Column("stored_xxh3", pa.uint64(), "64-bit XXH3 of the stored image; absent where unknown", nullable=True)
 
 EMBEDDINGS = Table(
-    "embeddings/{split}/{shard}.parquet", "one row per stored image of the shard", (_ID, _VECTOR, _DIGEST), ("id",)
+    "embeddings/{split}/{shard}.parquet", "one row per stored image of the shard", (_ID, _ROW, _DIGEST), ("id",)
 )
 NON_LANDMARK_EMBEDDINGS = Table(
     "embeddings/non_landmark_embeddings.parquet",
     "one row per image of no landmark: test images known to be, of the recipe's Usage, and filtered train images",
-    (_ID, Column("split", pa.string(), "test, or train of one that was filtered"), _VECTOR, _DIGEST),
+    (_ID, Column("split", pa.string(), "test, or train of one that was filtered"), _ROW, _DIGEST),
     ("id",),
 )
+EMBEDDING_VECTORS = "embeddings/{split}/{shard}.npy"
+"""the vectors of a table of `EMBEDDINGS`, float32 [rows, dimensions]"""
+NON_LANDMARK_VECTORS = "embeddings/non_landmark_embeddings.npy"
+"""those of `NON_LANDMARK_EMBEDDINGS`"""
 FAISS_INDEX = Table(
     "index/faiss_index.parquet",
     "one row per train image that is searched, in the order of the faiss index",

@@ -23,10 +23,12 @@ so an answer depends neither on the other queries of the batch nor on the block 
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +45,16 @@ SCORE_DECIMALS = 6
 QUERY_BLOCK = 512
 """Queries searched at once; bounds the memory and changes no result."""
 
+ROWS_BYTES = 512 * 2**20
+"""Bytes of mapped rows that are searched at once; bounds the memory and changes no result."""
+
 _SPARE_CANDIDATES = 8
 # Where more images than this tie exactly at the cut, which of them are taken is left to faiss.
 _MOST_CANDIDATES = 1024
 # Far above the error of a float32 inner product of unit vectors of up to 4,096 dimensions.
 _FAISS_ERROR = 1e-5
 _RESCORED_VALUES = 2**22
+_CHECKED_AT_ONCE = 2**14
 _MEND = "materialise faiss_index again"
 
 
@@ -76,7 +82,10 @@ class Gallery:
         """
         vectors = _checked(vectors, ids, "non-landmark photographs")
         self._row_of = _distinct(ids)
-        self._index = _flat_index([vectors]) if len(ids) else None
+        self._index = None
+        if len(ids):
+            self._index = Flat.allocated(*vectors.shape)
+            self._index.rows[:] = vectors
         self.dimensions = vectors.shape[1]
 
     def __len__(self) -> int:
@@ -141,8 +150,11 @@ class PenalisedIndex:
             raise EmbedderError("index: a penalty is not a finite number; materialise the embeddings again")
         _distinct(ids)
         order = _order(ids)
-        columns = (np.hstack([vectors[part], -penalties[part, np.newaxis]]) for part in _parts(order, QUERY_BLOCK))
-        flat = _flat_index(columns)
+        flat = Flat.allocated(len(ids), vectors.shape[1] + 1)
+        for start in range(0, len(order), QUERY_BLOCK):
+            part = order[start : start + QUERY_BLOCK]
+            flat.rows[start : start + len(part), :-1] = vectors[part]
+            flat.rows[start : start + len(part), -1] = -penalties[part]
         self._set(flat.rows, [ids[row] for row in order], np.asarray(landmark_ids)[order], flat)
 
     @classmethod
@@ -157,8 +169,32 @@ class PenalisedIndex:
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise StoreError(f"faiss index: expected a flat inner-product index, found another kind; {_MEND}")
         loaded = cls.__new__(cls)
-        flat = _Flat(index)
+        flat = Flat(index)
         loaded._set(flat.rows, list(ids), np.asarray(landmark_ids), flat)
+        return loaded
+
+    @classmethod
+    def of_filled(cls, rows: Floats | Flat, ids: Sequence[str], landmark_ids: NDArray[np.int64]) -> PenalisedIndex:
+        """The exact index of rows that are in place, sorted by id: a flat index's, or an array's, which may be mapped.
+
+        An array is not copied: each search goes through it, a block after another.
+
+        Args:
+            rows: float32 [n, D + 1] of [v, -B].
+            ids: n distinct ids, ascending.
+            landmark_ids: int64 [n].
+
+        Raises:
+            MissingInputError: there is no image.
+            StoreError: there are not as many of each, or ids do not ascend.
+        """
+        if not len(ids):
+            raise MissingInputError("the index has no image; materialise the embeddings of a manifest that holds some")
+        loaded = cls.__new__(cls)
+        if isinstance(rows, Flat):
+            loaded._set(rows.rows, list(ids), np.asarray(landmark_ids), rows)
+        else:
+            loaded._set(rows, list(ids), np.asarray(landmark_ids), None)
         return loaded
 
     @classmethod
@@ -179,7 +215,9 @@ class PenalisedIndex:
         loaded._set(rows, list(ids), np.asarray(landmark_ids), proposer)
         return loaded
 
-    def _set(self, rows: Floats, ids: list[str], landmark_ids: NDArray[np.int64], searched: _Flat | Proposer) -> None:
+    def _set(
+        self, rows: Floats, ids: list[str], landmark_ids: NDArray[np.int64], searched: Flat | Proposer | None
+    ) -> None:
         self.rows, self._searched = rows, searched
         if not len(self.rows) == len(ids) == len(landmark_ids):
             raise StoreError(
@@ -219,14 +257,23 @@ class PenalisedIndex:
         """D, the length of a vector."""
         return int(self.rows.shape[1]) - 1
 
-    def to_bytes(self) -> bytes:
-        """A faiss index file, of [v, -B] where it is flat; the ids are kept beside it."""
+    def write(self, file: IO[bytes]) -> None:
+        """Write a faiss index file, of [v, -B] where it is flat; the ids are kept beside it.
+
+        Raises:
+            EmbedderError: it has no faiss index.
+        """
         import faiss
 
-        searched = self._searched
-        if isinstance(searched, Proposer):
-            return searched.to_bytes()
-        return bytes(faiss.serialize_index(searched.index).tobytes())
+        if self._searched is None:
+            raise EmbedderError("index: rows that nothing indexes cannot be written; build an index of them first")
+        faiss.write_index(self._searched.index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+
+    def to_bytes(self) -> bytes:
+        """What `write` writes."""
+        file = io.BytesIO()
+        self.write(file)
+        return file.getvalue()
 
     def search(
         self,
@@ -260,6 +307,8 @@ class PenalisedIndex:
         queries = np.hstack([query_vectors, weights])
         if isinstance(self._searched, Proposer):
             return _nearest_proposed(self._searched, self.rows, queries, k, excluded, block)
+        if self._searched is None:
+            return nearest_rows(self.rows, queries, k, excluded, block=block)
         return _nearest(self._searched, queries, k, excluded, block)
 
 
@@ -294,13 +343,77 @@ def retrieve(
         return [[] for _ in query_vectors]
     _same_dimensions(query_vectors, index_vectors.shape[1])
     order = _order(index_ids)
-    index = _flat_index(index_vectors[part] for part in _parts(order, QUERY_BLOCK))
+    flat = Flat.allocated(*index_vectors.shape)
+    for start in range(0, len(order), QUERY_BLOCK):
+        part = order[start : start + QUERY_BLOCK]
+        flat.rows[start : start + len(part)] = index_vectors[part]
     if expansion:
-        _, first = _nearest(index, query_vectors, expansion, None, block)
-        query_vectors = expanded(query_vectors, index.rows, first, expansion_power)
-    _, rows = _nearest(index, query_vectors, k, None, block)
+        _, first = _nearest(flat, query_vectors, expansion, None, block)
+        query_vectors = expanded(query_vectors, flat.rows, first, expansion_power)
+    _, rows = _nearest(flat, query_vectors, k, None, block)
     ids = [index_ids[row] for row in order]
     return [[ids[row] for row in found if row >= 0] for found in rows.tolist()]
+
+
+def retrieve_rows(
+    rows: Floats, queries: Floats, k: int, *, expansion: int = 0, expansion_power: float = 0.0
+) -> NDArray[np.int64]:
+    """As `retrieve`, of vectors that are sorted by id and may be mapped: rows int64 [q, k], -1 where there are fewer.
+
+    Raises:
+        EmbedderError: the arrays do not fit together or a value is not finite.
+    """
+    rows, queries = _checked(rows, None, "index photographs"), _checked(queries, None, "queries")
+    if not len(rows):
+        return np.full((len(queries), k), -1, np.int64)
+    _same_dimensions(queries, rows.shape[1])
+    if expansion:
+        _, first = nearest_rows(rows, queries, expansion)
+        queries = expanded(queries, rows, first, expansion_power)
+    return nearest_rows(rows, queries, k)[1]
+
+
+def nearest_rows(
+    rows: Floats,
+    queries: Floats,
+    k: int,
+    excluded: NDArray[np.int64] | None = None,
+    *,
+    block: int = QUERY_BLOCK,
+    block_bytes: int = ROWS_BYTES,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The `k` greatest inner products of each query with `rows`, and their rows, ties by row: exact, in flat memory.
+
+    Args:
+        rows: float32 [n, d], which may be mapped from a file; `block_bytes` of it are in memory at once.
+        queries: float32 [q, d].
+        k: rows a query.
+        excluded: int64 [q], a row that each query must not find, or -1.
+        block: queries searched at once.
+        block_bytes: bytes of rows that are searched at once; changes no result.
+
+    Returns:
+        Products float64 [q, k], rounded, and rows int64 [q, k]; -inf and -1 where there are fewer rows.
+    """
+    scores = np.full((len(queries), k), -np.inf)
+    found = np.full((len(queries), k), -1, np.int64)
+    step = max(1, block_bytes // max(1, 4 * rows.shape[1]))
+    for start in range(0, len(rows), step):
+        here = rows[start : start + step]
+        flat = Flat.allocated(*here.shape)
+        flat.rows[:] = here
+        inside = None
+        if excluded is not None:
+            inside = np.where((excluded >= start) & (excluded < start + len(here)), excluded - start, -1)
+        for part in _parts(np.arange(len(queries)), block):
+            of_part = None if inside is None else inside[part]
+            new, at = _nearest(flat, queries[part], k, of_part, block, least=scores[part, -1])
+            both = np.hstack([scores[part], new])
+            both_rows = np.hstack([found[part], np.where(at >= 0, at + start, -1)])
+            order = np.lexsort((both_rows, -both), axis=-1)[:, :k]
+            scores[part] = np.take_along_axis(both, order, axis=1)
+            found[part] = np.take_along_axis(both_rows, order, axis=1)
+    return scores, found
 
 
 def support(scores: Sequence[float], most: int = 0) -> float:
@@ -314,16 +427,19 @@ def support(scores: Sequence[float], most: int = 0) -> float:
 
 
 def _nearest(
-    index: _Flat,
+    index: Flat,
     queries: Floats,
     k: int,
     excluded: NDArray[np.int64] | None,
     block: int,
+    least: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Rounded inner products float64 [q, k] and rows int64 [q, k] of the best `k`, ties by row.
 
-    `excluded` is a row that each query must not find, or -1. Unfilled places are -inf and -1.
+    `excluded` is a row that each query must not find, or -1. Of rows below `least` [q] none need be found. Unfilled
+    places are -inf and -1.
     """
+    floor = np.full(len(queries), -np.inf) if least is None else least - _FAISS_ERROR
     if k < 1:
         raise EmbedderError(f"search for {k} neighbours: expected at least 1; set [retrieval] to more")
     scores = np.full((len(queries), k), -np.inf)
@@ -335,6 +451,9 @@ def _nearest(
         while len(undecided):
             wanted = min(wanted, len(index), most)
             proposed, candidates = index.propose(queries[undecided], wanted)
+            # Proposals descend: of no query is more worth a look.
+            worth = int((proposed >= floor[undecided, np.newaxis]).sum(axis=1).max())
+            candidates = candidates[:, :worth]
             exact = _inner_products(queries[undecided], index.rows, candidates)
             if excluded is not None:
                 exact[candidates == excluded[undecided, np.newaxis]] = -np.inf
@@ -344,7 +463,10 @@ def _nearest(
             # The cut is decided once whatever faiss left out must score below the last one taken.
             decided = np.full(len(undecided), True)
             if wanted < min(len(index), most):
-                decided = proposed[:, -1] < exact[:, -1] - _FAISS_ERROR
+                cut = floor[undecided]
+                if exact.shape[1] == k:
+                    cut = np.maximum(cut, exact[:, -1] - _FAISS_ERROR)
+                decided = proposed[:, -1] < cut
             done = undecided[decided]
             scores[done, : exact.shape[1]] = exact[decided]
             rows[done, : exact.shape[1]] = candidates[decided]
@@ -381,20 +503,37 @@ def _nearest_proposed(
     return scores, rows
 
 
-class _Flat:
+class Flat:
     """A faiss.IndexFlatIP: `rows` float32 [n, d] as they lie in its memory, and a search of them.
 
-    Where faiss knows GPUs (a faiss-gpu in place of faiss-cpu), they search.
+    Where faiss knows GPUs (a faiss-gpu in place of faiss-cpu), they search, once they are asked to: rows that are
+    filled in must be so before.
     """
 
     def __init__(self, index: Any) -> None:
         import faiss
 
         self.index = index
-        self.rows = np.asarray(
-            faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d), np.float32
-        )
-        self._searched = faiss.index_cpu_to_all_gpus(index) if faiss.get_num_gpus() else index
+        self.rows = np.zeros((0, index.d), np.float32)
+        if index.ntotal:
+            values = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+            self.rows = np.asarray(values.reshape(index.ntotal, index.d), np.float32)
+
+    @classmethod
+    def allocated(cls, count: int, dimensions: int) -> Flat:
+        """One whose rows are zeros, to be filled in: they are then in memory once."""
+        import faiss
+
+        index = faiss.IndexFlatIP(dimensions)
+        index.codes.resize(4 * count * dimensions)
+        index.ntotal = count
+        return cls(index)
+
+    @functools.cached_property
+    def _searched(self) -> Any:
+        import faiss
+
+        return faiss.index_cpu_to_all_gpus(self.index) if faiss.get_num_gpus() else self.index
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -414,18 +553,6 @@ def _inner_products(queries: Floats, stored: Floats, candidates: NDArray[np.int6
         products[part] = np.vecdot(queries[part, np.newaxis].astype(np.float64), chosen)
     # Adding 0 makes -0.0 of a rounded value 0.0, which sorts and prints alike.
     return products.round(SCORE_DECIMALS) + 0.0
-
-
-def _flat_index(blocks: Iterator[Floats] | Sequence[Floats]) -> _Flat:
-    """The rows of all blocks, of which there is at least one, indexed."""
-    import faiss
-
-    index = None
-    for rows in blocks:
-        if index is None:
-            index = faiss.IndexFlatIP(rows.shape[1])
-        index.add(np.ascontiguousarray(rows))
-    return _Flat(index)
 
 
 def _parts(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -459,11 +586,14 @@ def _checked(vectors: Floats, ids: Sequence[str] | None, what: str) -> Floats:
             f"{what}: expected vectors {expected}, found the shape {list(vectors.shape)}; "
             "materialise the embeddings again"
         )
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        name = f"row {row}" if ids is None else f"id {ids[row]!r}"
-        raise EmbedderError(f"{what}, {name}: the embedding holds NaN or infinity; train or choose another embedder")
+    for start in range(0, len(vectors), _CHECKED_AT_ONCE):
+        finite = np.isfinite(vectors[start : start + _CHECKED_AT_ONCE]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            name = f"row {row}" if ids is None else f"id {ids[row]!r}"
+            raise EmbedderError(
+                f"{what}, {name}: the embedding holds NaN or infinity; train or choose another embedder"
+            )
     return vectors
 
 

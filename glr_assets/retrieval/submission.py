@@ -29,7 +29,7 @@ from glr_assets.retrieval.recognition_model import (
     shards_of_tests,
 )
 from glr_assets.retrieval.schemas import ANSWERS
-from glr_assets.retrieval.scoring import Recognition, retrieve
+from glr_assets.retrieval.scoring import Recognition, retrieve_rows
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
@@ -40,6 +40,8 @@ RETRIEVAL_CODE_VERSION = "3"
 KEPT: Final = 5
 #: Queries whose evidence is in memory at once; of the others the answer is.
 _BLOCK: Final = 4096
+#: Queries whose nearest index images are searched together, each block of these once.
+_RETRIEVED_AT_ONCE: Final = 16_384
 SUBMISSION = "submissions/submission.csv"
 RETRIEVAL_SUBMISSION = "submissions/retrieval_submission.csv"
 
@@ -54,16 +56,14 @@ def recognition_csv(query_ids: Iterable[str], answers: Sequence[Recognition], ca
     return _csv(("id", "landmarks"), ((query, words.get(query, "")) for query in query_ids))
 
 
-def retrieval_csv(query_ids: Iterable[str], retrieved: dict[str, list[str]]) -> bytes:
-    """`id,images` with the index ids of each query, the best first."""
-    return _csv(("id", "images"), ((query, " ".join(retrieved.get(query, ()))) for query in query_ids))
-
-
 def _csv(header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> bytes:
+    return _lines([header, *rows])
+
+
+def _lines(rows: Iterable[tuple[str, str]]) -> bytes:
+    """CSV without a header."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue().encode()
 
 
@@ -146,7 +146,10 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
 
 
 def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
-    """`retrieval_submission`: for every test image the index images nearest to it."""
+    """`retrieval_submission`: `id,images` with the index images nearest to every test image, the best first.
+
+    Vectors are read once, to disk where they are many, and searched a block of queries and a block of rows at a time.
+    """
     test_shards = embedded_shards(source, store, "test")
     index_shards = embedded_shards(source, store, "index")
 
@@ -154,17 +157,26 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
         queries = read_embeddings(store, test_shards, test_ids)
         index = read_embeddings(store, index_shards, read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist())
-        found = retrieve(
-            index.vectors,
-            index.ids,
-            queries.vectors,
-            recipe.retrieved,
-            expansion=recipe.expansion,
-            expansion_power=recipe.expansion_power,
-        )
-        retrieved = dict(zip(queries.ids, found, strict=False))
-        writer.write(RETRIEVAL_SUBMISSION, retrieval_csv(test_ids, retrieved))
-        answered = sum(map(bool, found))
+        row_of = {query: row for row, query in enumerate(queries.ids)}
+        answered = 0
+        with writer.writing(RETRIEVAL_SUBMISSION) as file:
+            file.write(_lines([("id", "images")]))
+            for start in range(0, len(test_ids), _RETRIEVED_AT_ONCE):
+                block = test_ids[start : start + _RETRIEVED_AT_ONCE]
+                known = [query for query in block if query in row_of]
+                found = retrieve_rows(
+                    index.vectors,
+                    queries.vectors[[row_of[query] for query in known]],
+                    recipe.retrieved,
+                    expansion=recipe.expansion,
+                    expansion_power=recipe.expansion_power,
+                )
+                images = {
+                    query: " ".join(index.ids[row] for row in rows if row >= 0)
+                    for query, rows in zip(known, found.tolist(), strict=True)
+                }
+                file.write(_lines((query, images.get(query, "")) for query in block))
+                answered += sum(map(bool, images.values()))
         return {"rows": len(test_ids), "answered": answered, "index_images": len(index.ids)}
 
     inputs = test_shards | index_shards | need_receipts(store, "test_metadata", "index_metadata")

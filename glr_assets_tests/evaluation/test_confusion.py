@@ -33,7 +33,7 @@ from glr_assets.evaluation.metrics import Prediction
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
 from glr_assets.metadata.schemas import LANDMARK_LABELS
 from glr_assets.receipts import Summary, Writer, find_receipt, make, need_receipts
-from glr_assets.retrieval.schemas import EMBEDDINGS
+from glr_assets.retrieval.embeddings import Vectors, write_embeddings
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
@@ -161,10 +161,10 @@ SEARCHED = pa.table({"id": ["t1", "t2", "t3", "t4", "t5"], "landmark_id": [1, 1,
 def embedded(store: Store) -> Store:
     """Embeddings in shards, a submission and an index that were made from them, names of landmarks."""
     for (split, shard), vectors in VECTORS.items():
-        rows = [{"id": name, "vector": vector, "stored_xxh3": None} for name, vector in vectors.items()]
+        images = Vectors(list(vectors), np.array(list(vectors.values()), np.float32))
 
-        def build(writer: Writer, split=split, shard=shard, rows=rows) -> Summary:
-            writer.table(EMBEDDINGS, EMBEDDINGS.rows(rows), split=split, shard=shard)
+        def build(writer: Writer, split=split, shard=shard, images=images) -> Summary:
+            write_embeddings(writer, split, shard, images)
             return {}
 
         name = f"{split}_embeddings/{shard}"

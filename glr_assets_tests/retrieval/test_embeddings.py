@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import uuid
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
@@ -13,32 +15,49 @@ from glr_assets.receipts import Summary, Writer, find_receipt, make, receipt_pat
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.embeddings import (
     Vectors,
-    as_table,
     embedded_shards,
     first_of_bytes,
-    from_table,
     make_embeddings,
     make_non_landmark_embeddings,
     read_embeddings,
     read_non_landmarks,
+    write_embeddings,
 )
 from glr_assets.retrieval.schemas import NON_LANDMARK_EMBEDDINGS
+from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets_tests.retrieval.conftest import Embedded
 
+IDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=5)
 
-@given(st.integers(0, 12), st.integers(1, 7), st.randoms(use_true_random=False))
-def test_vectors_survive_their_table_sorted_by_id(count: int, dimensions: int, random: object) -> None:
-    ids = [f"{number:03x}" for number in range(count)]
-    random.shuffle(ids)  # type: ignore[attr-defined]
-    vectors = np.random.default_rng(count).normal(size=(count, dimensions)).astype(np.float32)
-    digests = np.arange(count, dtype=np.uint64)
-    back = from_table(as_table(Vectors(ids, vectors, digests)))
-    assert back.digests is not None
-    assert [ids[int(digest)] for digest in back.digests] == back.ids
-    assert back.ids == sorted(ids)
-    for image_id, vector in zip(ids, vectors, strict=True):
-        np.testing.assert_array_equal(back.vectors[back.ids.index(image_id)], vector)
+
+@settings(max_examples=40)
+@given(
+    shards=st.lists(st.lists(IDS, max_size=9, unique=True), min_size=1, max_size=4),
+    wanted=st.lists(IDS, max_size=12),
+    dimensions=st.integers(1, 7),
+    remote=st.booleans(),
+)
+def test_vectors_are_found_by_id_wherever_they_lie(
+    shards: list[list[str]], wanted: list[str], dimensions: int, remote: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(f"memory://{uuid.uuid4().hex}" if remote else str(tmp_path_factory.mktemp("vectors")))
+    first: dict[str, tuple[np.ndarray, int]] = {}
+    wanted = [*wanted, *(name for ids in shards for name in ids[::2])]
+    for number, ids in enumerate(shards):
+        vectors = np.random.default_rng(number).normal(size=(len(ids), dimensions)).astype(np.float32)
+        digests = np.arange(len(ids), dtype=np.uint64) + 10 * number  # of the first it is not known
+        write_embeddings(Writer(store), "train", f"{number:03d}", Vectors(ids, vectors, digests))
+        for name, vector, digest in zip(ids, vectors, digests.tolist(), strict=True):
+            first.setdefault(name, (vector, digest))
+    names = [f"train_embeddings/{number:03d}" for number in range(len(shards))]
+    found = read_embeddings(store, reversed(names), wanted)
+    assert found.ids == sorted(first.keys() & set(wanted), key=str.encode)
+    assert found.digests is not None
+    assert found.vectors.shape[0] == len(found.ids)
+    for row, name in enumerate(found.ids):
+        np.testing.assert_array_equal(found.vectors[row], first[name][0])
+        assert found.digests[row] == first[name][1]
 
 
 def test_of_takes_what_is_there_sorted() -> None:
@@ -51,10 +70,9 @@ def test_of_takes_what_is_there_sorted() -> None:
 def test_of_images_of_the_same_bytes_the_first_counts() -> None:
     ids = ["a", "b", "c", "d", "e"]
     digests = np.array([7, 0, 7, 8, 0], np.uint64)  # of two it is not known
-    images = Vectors(ids, np.eye(5, dtype=np.float32), digests)
-    assert first_of_bytes(as_table(images)) == [0, 1, 3, 4]
-    assert first_of_bytes(as_table(Vectors(ids, images.vectors))) == list(range(5))
-    assert first_of_bytes(as_table(Vectors(["a", "b", "a"], images.vectors[:3]))) == [0, 1]
+    assert first_of_bytes(ids, digests) == [0, 1, 3, 4]
+    assert first_of_bytes(ids, np.zeros(5, np.uint64)) == list(range(5))
+    assert first_of_bytes(["a", "b", "a"], np.zeros(3, np.uint64)) == [0, 1]
 
 
 def test_every_stored_image_has_a_unit_vector(embedded: Embedded) -> None:

@@ -19,6 +19,7 @@ from glr_assets.retrieval.scoring import (
     Gallery,
     PenalisedIndex,
     Recognition,
+    nearest_rows,
     retrieve,
 )
 
@@ -396,6 +397,39 @@ class TestRetrieve:
             for q in queries
         ]
         assert retrieve(vectors, ids, queries, k) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 12), st.integers(1, 40), st.booleans())
+def test_rows_are_searched_exactly_in_blocks_of_any_size(
+    seed: int, n: int, k: int, at_once: int, excludes: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, queries = photographs(rng, n, 5), photographs(rng, 6, 5)
+    excluded = rng.integers(-1, n, 6) if excludes else None
+    scores, found = nearest_rows(rows, queries, k, excluded, block=4, block_bytes=20 * at_once)
+    for q, query in enumerate(queries):
+        out = -1 if excluded is None else int(excluded[q])
+        best = sorted((-round(cosine(query, row), SCORE_DECIMALS), i) for i, row in enumerate(rows) if i != out)[:k]
+        assert found[q, : len(best)].tolist() == [i for _, i in best]
+        assert scores[q, : len(best)] == pytest.approx([-score for score, _ in best], abs=HALF)
+        assert (found[q, len(best) :] == -1).all()
+        assert (scores[q, len(best) :] == -np.inf).all()
+
+
+def test_what_is_searched_in_blocks_answers_as_what_is_indexed() -> None:
+    rng = np.random.default_rng(3)
+    vectors, queries = photographs(rng, 200, 6), photographs(rng, 20, 6)
+    flat = PenalisedIndex(names("i", 200), rng.integers(0, 30, 200), vectors, rng.random(200).astype(np.float32) / 2)
+    mapped = PenalisedIndex.of_filled(flat.rows, flat.ids, flat.landmark_ids)
+    for weight in (0.0, 1.0):
+        expected, found = (one.search(queries, 7, names("i", 20), penalty_weight=weight) for one in (flat, mapped))
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+    with pytest.raises(EmbedderError, match="build an index"):
+        mapped.to_bytes()
+    with pytest.raises(MissingInputError, match="no image"):
+        PenalisedIndex.of_filled(flat.rows[:0], [], np.zeros(0, np.int64))
 
 
 def test_gpus_search_where_faiss_knows_some(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from glr_assets.images.pixels import StoredImage, downsize
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import receipt_path
 from glr_assets.recipes import load_recipe
-from glr_assets.retrieval.embeddings import Vectors, from_table
+from glr_assets.retrieval.embeddings import Vectors
 from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import SUBMISSION, make_submission
 from glr_assets.serving.limits import Limits, photograph
@@ -76,7 +76,7 @@ def submitted(store: Store) -> dict[str, str]:
 def answers_alike(recogniser: Recogniser, served: Served) -> None:
     answers = submitted(served.store)
     photos = served.photos()
-    gallery = set(from_table(read_table(served.store, NON_LANDMARK_EMBEDDINGS)).ids)
+    gallery = set(read_table(served.store, NON_LANDMARK_EMBEDDINGS, ["id"])["id"].to_pylist())
     assert 0 < len(gallery) < len(photos) == len(answers)
     for image_id, data in photos.items():
         landmark, confidence = best(recogniser, stored(recogniser, data))
