@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
-from glr_assets.errors import GlrError
+from glr_assets.errors import GlrError, describe, trace
+from glr_assets.interrupts import Interrupted, raising_interrupts
 from glr_assets.locations import local_path
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def demo(
     report = run_demo(settings, err)
     out.print(shown(report), end="")
     if json_file is not None:
-        json_file.write_text(report.model_dump_json(indent=2) + "\n")
+        _write_json(json_file, report.model_dump_json(indent=2))
 
 
 def _warn(texts: Sequence[str]) -> None:
@@ -215,7 +218,8 @@ def shards_sync(source: SourceOption = None, store: StoreOption = None) -> None:
         raise GlrError(
             "DAGSTER_HOME is not set: partitions would be registered nowhere; set it to the instance's folder"
         )
-    opened, recipe = settings.open_source(), settings.load_recipe()
+    recipe = settings.load_recipe()
+    opened = settings.open_source()
     with open_instance(prepared_home(home)) as instance:
         added = sync_shards(instance, opened)
         counted = sync_counted_parts(instance, recipe)
@@ -247,6 +251,7 @@ def shards_retry(
 
     settings = Settings.from_environment(source=source, store=store, recipe=recipe)
     _warn(settings.conflicts())
+    settings.load_recipe()  # refused now, not when the first shard is tried
     opened, written = settings.open_source(), settings.open_store()
     wrong: list[str] = []
     for name in SPLITS if split is None else (split,):
@@ -359,7 +364,7 @@ def score(
     if json_file is not None:
         _writable(json_file)
         left_out = {"left_out": [part.as_json() for part in unscored]} if unscored else {}
-        json_file.write_text(json.dumps(scores | left_out, indent=2) + "\n")
+        _write_json(json_file, json.dumps(scores | left_out, indent=2))
 
 
 @app.command()
@@ -453,16 +458,41 @@ def _writable(path: Path) -> None:
     """Know before the work that its result can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
-            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists() or path.is_file():
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
     except OSError as error:
         raise GlrError(f"--json {path}: cannot be written: {error.strerror}; name another file") from error
 
 
+def _write_json(path: Path, text: str) -> None:
+    """Write the file whole or not at all."""
+    from glr_assets.store import Store
+
+    _writable(path)
+    if path.exists() and not path.is_file():  # as /dev/stdout
+        path.write_text(f"{text}\n")
+    else:
+        Store(str(path.parent)).write(path.name, f"{text}\n".encode())
+
+
 def main() -> None:
-    """Run the command; an error that the user can mend is one line on stderr and exit status 1."""
-    try:
-        app()
-    except GlrError as error:
-        err.print(f"error: {error}", markup=False)
-        sys.exit(1)
+    """Run the command. An error that the user can fix is one line on stderr and exit status 1; a signal, 130 or 143."""
+    with raising_interrupts():
+        try:
+            app()
+        except GlrError as error:
+            _fail(str(error))
+        except Interrupted as stopped:
+            err.print(f"\ninterrupted by {stopped}; run the same command again to resume", markup=False)
+            sys.exit(stopped.exit_status)
+        except Exception as error:  # noqa: BLE001 - shown without secrets
+            err.print(trace(error), markup=False)
+            _fail(f"unforeseen: {describe(error)}; this is a fault of glr_assets: please report the lines above")
+
+
+def _fail(text: str) -> NoReturn:
+    err.print(f"error: {text}", markup=False)
+    sys.exit(1)

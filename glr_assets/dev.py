@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from glr_assets.errors import SettingsError
-from glr_assets.locations import local_path
+from glr_assets.locations import expanded, local_path
 from glr_assets.settings import Settings
 
 #: In a local store; hidden, as what is no part of what was made.
@@ -24,10 +24,18 @@ def dagster_home(settings: Settings) -> Path | None:
     """Where Dagster's instance for a store lies: DAGSTER_HOME, else `.dagster` in a local store; None of a remote one.
 
     It is made, with a configuration for one machine, where the store is there and the folder is not.
+
+    Raises:
+        SettingsError: DAGSTER_HOME is no absolute path.
     """
     given = os.environ.get("DAGSTER_HOME", "").strip()
     if given:
-        return local_path(given)
+        home = Path(expanded(given))
+        if not home.is_absolute():
+            raise SettingsError(
+                f"DAGSTER_HOME = {given}: Dagster takes an absolute path only; give {local_path(given)}"
+            )
+        return home
     store = settings.open_store()
     return Path(store.root) / HOME if store.is_local else None
 

@@ -16,7 +16,9 @@ from glr_assets.defs import tags
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
-from glr_assets.errors import GlrError
+from glr_assets.errors import GlrError, SettingsError, describe
+from glr_assets.interrupts import Interrupted, raise_if_interrupted
+from glr_assets.redaction import safe_cause
 from glr_assets.settings import Settings
 from glr_assets.source.base import Split
 
@@ -49,16 +51,26 @@ class Progress:
 
 @contextmanager
 def open_instance(home: Path | None = None) -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, else that of the folder `home`, else one that lives in memory."""
-    if os.environ.get("DAGSTER_HOME"):
-        with dg.DagsterInstance.get() as instance:
-            yield instance
-    elif home is not None:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            yield instance
-    else:
-        with dg.DagsterInstance.ephemeral() as instance:
-            yield instance
+    """The instance of DAGSTER_HOME, else that of the folder `home`, else one that lives in memory.
+
+    Raises:
+        SettingsError: it cannot be opened.
+    """
+    given = os.environ.get("DAGSTER_HOME")
+    try:
+        if given:
+            instance = dg.DagsterInstance.get()
+        elif home is not None:
+            instance = dg.DagsterInstance.from_config(str(home))
+        else:
+            instance = dg.DagsterInstance.ephemeral()
+    except (dg.DagsterError, OSError) as error:
+        raise SettingsError(
+            f"{f'DAGSTER_HOME = {given}' if given else home}: no instance of Dagster can be opened there: "
+            f"{describe(error)}; set DAGSTER_HOME to the absolute path of a folder with a dagster.yaml"
+        ) from safe_cause(error)
+    with instance:
+        yield instance
 
 
 def materialise_lineage(
@@ -149,6 +161,7 @@ def _materialise(
         tags=asked,
         raise_on_error=False,
     )
+    raise_if_interrupted(surely=_was_interrupted(result))
     if not result.success:
         raise LineageError(f"{_name(key)}: {_reason(result)}")
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
@@ -156,6 +169,12 @@ def _materialise(
     if any(check.severity == dg.AssetCheckSeverity.ERROR for check in failed):
         raise LineageError(f"{_name(key)}: {'; '.join(told)}")
     return told
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    failures = [event.step_failure_data for event in result.all_node_events if event.is_step_failure]
+    errors = [failure.error.cls_name for failure in failures if failure.error is not None]
+    return bool({dg.DagsterExecutionInterruptedError.__name__, Interrupted.__name__} & {*errors})
 
 
 def _told(check: dg.AssetCheckEvaluation) -> str:

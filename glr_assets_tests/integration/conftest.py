@@ -52,6 +52,26 @@ class Glr:
         process.wait()
         return running
 
+    def signalled(self, number: signal.Signals, after: str, *arguments: str) -> tuple[int, str]:
+        """Run, send a signal when the command has told of so much, and give its exit status and what it told."""
+        with subprocess.Popen(
+            [GLR, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            told = ""
+            for line in process.stderr:
+                told += line
+                if after in line:
+                    process.send_signal(number)
+                    break
+            told += process.stderr.read()
+            return process.wait(), told
+
 
 @pytest.fixture
 def glr(tmp_path: Path) -> Glr:
