@@ -202,6 +202,10 @@ def _implausible(store: Store) -> str:
     return filtering.implausible(found, float(recall) if isinstance(recall, float | int) else None)
 
 
+def _contradicted_size(asset: str) -> Callable[[Store], str]:
+    return lambda store: str(_receipt(store, asset).summary.get("image_size_warning") or "")
+
+
 def _without_boxes(store: Store) -> str:
     return str(_receipt(store, "openimages_annotations").summary["categories_without_boxes"])
 
@@ -285,6 +289,16 @@ CHECKS = [
         "It drops a small share of the set, and most of the held-out crops.",
         _implausible,
         severity=WARN,
+    ),
+    *(
+        _holds(
+            asset,
+            f"{asset}_image_size",
+            "An external network is used at the image size that its file declares.",
+            _contradicted_size(asset),
+            severity=WARN,
+        )
+        for asset in ("embedder", "non_landmark_classifier")
     ),
     *(drift_check(asset) for asset in DRIFTING),
 ]

@@ -231,7 +231,7 @@ def retrieval_submission(
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder, pixels and dhash."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(recipe)), None, store)
+    return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(store, recipe)), None, store)
 
 
 @table_asset(

@@ -14,7 +14,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glr_assets.errors import ClassifierError, MissingInputError
-from glr_assets.filtering.examples import Examples, gather_examples
+from glr_assets.filtering.examples import Examples, gather_examples, photograph_name
+from glr_assets.manifests import kept_images
 from glr_assets.openimages.schemas import NON_LANDMARK_VALIDATION
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Classifying, Execution, Recipe
@@ -32,13 +33,15 @@ from glr_assets.training.kept import (
     learning_curves,
 )
 from glr_assets.training.outside import outside_files
+from glr_assets.training.photographs import TrainingSet
 
 if TYPE_CHECKING:
     from glr_assets.training.classifier import FittedClassifier
+    from glr_assets.training.embedding import Running
     from glr_assets.training.photographs import Picture
 
 ASSET: Final = "non_landmark_classifier"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 CONFIG_NAME: Final = "config.json"
 SCRIPT_NAME: Final = "classifier.pt"
 #: Decimals of a score: what a network gives twice for the same photograph, whatever stands beside it in a batch.
@@ -104,7 +107,7 @@ def make_non_landmark_classifier(
         writer.write(f"{folder}/{SCRIPT_NAME}", script_bytes(module))
         config = FilterConfig(
             classes=examples.classes,
-            image_size=section.image_size,
+            image_size=int(figures.get("image_size") or section.image_size),
             precision=section.precision,
             layers=int(figures.get("layers") or 1),
         )
@@ -184,24 +187,35 @@ def _probed(
 ) -> tuple[Any, Summary]:
     from glr_assets.filtering.probe import FOLDS, Probe, fit_layers
     from glr_assets.training.embedding import embed
-    from glr_assets.training.torchscript import bring_in, export
+    from glr_assets.training.image_size import open_external
+    from glr_assets.training.torchscript import export
 
     section, execution, training = recipe.filter, recipe.execution, examples.training
-    module = bring_in(str(section.torchscript), section.image_size, "filter")
-    found = embed(
-        module,
-        training.images(),
-        section.image_size,
-        device=execution.device,
-        workers=execution.threads,
-        precision=section.precision,
-    )
+    running: Running = {"device": execution.device, "workers": execution.threads, "precision": section.precision}
+    photographs = _photographs(store, recipe, training)
+    module, size = open_external(str(section.torchscript), section.image_size, "filter", photographs, running)
+    if size.warning:
+        live.told(size.warning)
+    found = embed(module, training.images(), size.side, **running)
     vectors, shown = found.astype(np.float64), np.array(training.landmark_ids, np.int64)
     counts = np.where(shown == examples.landmark, 1.0, examples.balance)
     weights, offsets, penalty = fit_layers(vectors, shown, counts, training.ids, len(examples.classes))
     live.told(f"layers behind {Path(str(section.torchscript)).name}, of {len(training)} pictures, penalty {penalty:g}")
     probe = Probe(module.cpu(), weights, offsets).eval()
-    return export(probe, section.image_size), {"penalty": penalty, "layers": FOLDS}
+    figures: Summary = {"penalty": penalty, "layers": FOLDS, "image_size": size.side}
+    return export(probe, size.side), figures | {
+        "image_size_source": size.source,
+        "image_size_warning": size.warning or None,
+    }
+
+
+def _photographs(store: Store, recipe: Recipe, training: TrainingSet) -> TrainingSet:
+    """The landmark photographs among the training pictures, with their landmarks."""
+    kept = kept_images(store, recipe.filter.manifest)
+    names = {photograph_name(image_id): image_id for image_id in kept["id"].to_pylist()}
+    landmark_of = dict(zip(kept["id"].to_pylist(), kept["landmark_id"].to_pylist(), strict=True))
+    ids = tuple(name for name in training.ids if name in names)
+    return training.of(ids, [landmark_of[names[name]] for name in ids])
 
 
 def probabilities(

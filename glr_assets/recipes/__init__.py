@@ -97,7 +97,7 @@ class Recipe(Section):
         document = self.model_dump(mode="json")
         for section, values in overrides.items():
             known = document.get(section)
-            document[section] = (known if isinstance(known, dict) else {}) | dict(values)
+            document[section] = _merged(known if isinstance(known, dict) else {}, values)
         if seed is not None:
             document["seed"] = seed
         return _validated(document, f"overrides of recipe {self.name}")
@@ -140,9 +140,17 @@ def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         merged = _document(at, (*seen, name_or_path))
     for key, value in document.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merged[key] | value if both_tables else value
+        merged[key] = _merged(merged[key], value) if both_tables else value
     merged["name"] = name
     return merged
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with some values replaced. A size goes with its network: another file does not take over the base's."""
+    kept = dict(base)
+    if values.get("torchscript") is not None and values["torchscript"] != base.get("torchscript"):
+        kept = {key: value for key, value in kept.items() if key not in ("image_size", "start_size")}
+    return kept | dict(values)
 
 
 def _validated(document: dict[str, Any], where: str) -> Recipe:

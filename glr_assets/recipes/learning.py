@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,14 @@ class Training(Section):
     validation: float = Field(
         0.1, ge=0.0, le=0.5, description="share held out of training, to watch it and to calibrate confidences"
     )
+
+
+#: Pixels a side at the least.
+LEAST_SIDE = 28
+_IMAGE_SIZE = (
+    "side in pixels of the square the network sees. With torchscript, a recipe that does not set it beside torchscript "
+    "uses the size that the file declares, else the one at which training photographs are told apart best; 0 = this"
+)
 
 
 class Learning(Section):
@@ -100,6 +108,22 @@ class Learning(Section):
         return self
 
 
+def _of_its_own_size(values: Any) -> Any:
+    """A section whose TorchScript file decides the image size, unless the section sets one: 0 stands for that."""
+    if isinstance(values, dict) and values.get("torchscript") is not None and "image_size" not in values:
+        return values | {"image_size": 0}
+    return values
+
+
+def _need_image_size(section: Embedder | Filter) -> None:
+    least = 0 if section.torchscript is not None else LEAST_SIDE
+    if section.image_size < least or 0 < section.image_size < LEAST_SIDE:
+        raise ValueError(
+            f"image_size = {section.image_size}, expected {LEAST_SIDE} or more; 0 stands for the size of the "
+            "TorchScript file, where torchscript names one"
+        )
+
+
 class Classifying(Learning):
     """How a classifier learns."""
 
@@ -113,6 +137,7 @@ class Embedder(Learning):
     torchscript: PathText | None = Field(
         None, description="path of a TorchScript embedder ([B,3,H,W] normalised RGB to [B,D]) used as it is"
     )
+    image_size: int = Field(384, ge=0, le=1024, description=_IMAGE_SIZE)
     whitening: bool = Field(
         True, description="centre and whiten a brought-in embedder, learnt on the training photographs"
     )
@@ -151,12 +176,22 @@ class Embedder(Learning):
             for scale in self.scales
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_the_file(cls, values: Any) -> Any:
+        return _of_its_own_size(values)
+
+    @model_validator(mode="after")
+    def _has_image_size(self) -> Self:
+        _need_image_size(self)
+        return self
+
     @model_validator(mode="after")
     def _scales_differ(self) -> Self:
         for scale in self.scales:
             if not 0.25 <= scale <= 4:
                 raise ValueError(f"scales: {scale:g}, expected shares of image_size from 0.25 to 4")
-        if len(set(self.sides)) < len(self.sides):
+        if self.image_size and len(set(self.sides)) < len(self.sides):
             raise ValueError(f"scales = {list(self.scales)} are sides of {list(self.sides)} pixels: one stands twice")
         return self
 
@@ -231,7 +266,7 @@ class Filter(Classifying):
         "apart, in place of training a network",
     )
     backbone: BackboneName = Field("resnet-50", description="architecture, built with transformers")
-    image_size: int = Field(128, ge=28, le=1024, description="side in pixels of the square it sees")
+    image_size: int = Field(128, ge=0, le=1024, description=_IMAGE_SIZE)
     landmarks: float = Field(
         4.0, gt=0, le=100, description="landmark photographs that it learns from, as a multiple of the crops"
     )
@@ -247,3 +282,13 @@ class Filter(Classifying):
     spare_verified: bool = Field(
         True, description="keep photographs that others of their landmark verify by geometry, whatever their score"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_the_file(cls, values: Any) -> Any:
+        return _of_its_own_size(values)
+
+    @model_validator(mode="after")
+    def _has_image_size(self) -> Self:
+        _need_image_size(self)
+        return self

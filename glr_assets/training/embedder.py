@@ -138,7 +138,7 @@ def save_embedder(
     if isinstance(inner, EmbeddingNetwork):
         tensors = {name: tensor.contiguous() for name, tensor in inner.state_dict().items()}
         writer.write(f"{folder}/{WEIGHTS_NAME}", save(tensors))
-    writer.write(f"{folder}/{SCRIPT_NAME}", script_bytes(script))
+    writer.write(f"{folder}/{SCRIPT_NAME}", script_bytes(script, config.image_size))
     writer.json(f"{folder}/{CONFIG_NAME}", config.model_dump(mode="json"))
     return script
 

@@ -58,6 +58,12 @@ class ModelRecord(BaseModel):
     parameters: int
     """numbers that its network learned"""
     image_size: int
+    image_size_source: str = "recipe"
+    """recipe, or of an external network: declared (by its file) or searched (on training photographs)"""
+    image_size_warning: str = ""
+    """how the recipe contradicts the size that an external network declares; empty where it does not"""
+    image_sizes_tried: dict[int, float] = {}
+    """mean average precision of training photographs by side in pixels, where the size was searched"""
     outputs: int
     """length of what it gives for an image: dimensions, or classes"""
     landmarks: int

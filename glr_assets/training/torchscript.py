@@ -17,13 +17,14 @@ from torch import Tensor, nn  # noqa: TID253
 
 from glr_assets.errors import EmbedderError
 from glr_assets.training.backbones import quiet_transformers
+from glr_assets.training.image_size import DECLARATION
 
 # What tracing may change of an embedding's numbers: float32 sums in another order.
 EXPORT_TOLERANCE = 1e-5
 
 
 def export(module: nn.Module, size: int) -> torch.jit.ScriptModule:
-    """`module` as TorchScript, [B, 3, H, W] → [B, D] for any B, H and W, on the CPU.
+    """`module` as TorchScript, [B, 3, H, W] → [B, D] for any B, H and W that the module takes, on the CPU.
 
     Raises:
         EmbedderError: the traced module's embeddings differ from the module's own.
@@ -36,7 +37,10 @@ def export(module: nn.Module, size: int) -> torch.jit.ScriptModule:
         # Another batch size and shape than the traced one: nothing of it may be baked in.
         for shape in ((3, 3, size, size), (1, 3, size + 32, size)):
             pixels = torch.randn(shape, generator=generator)
-            expected = module(pixels)
+            try:
+                expected = module(pixels)
+            except RuntimeError:  # a network of one shape alone, as a vision transformer of fixed positions
+                continue
             difference = float((script(pixels) - expected).abs().max())
             # Embeddings are within 1; logits may be larger, and float32 sums err by a share of them.
             if not difference <= EXPORT_TOLERANCE * max(1.0, float(expected.abs().max())):
@@ -47,11 +51,17 @@ def export(module: nn.Module, size: int) -> torch.jit.ScriptModule:
     return script
 
 
-def script_bytes(script: torch.jit.ScriptModule) -> bytes:
-    """A TorchScript file of `script` without what only tells where it was traced: source paths, an id of the file."""
+def script_bytes(script: torch.jit.ScriptModule, image_size: int | None = None) -> bytes:
+    """A TorchScript file of `script` without what only tells where it was traced: source paths, an id of the file.
+
+    Args:
+        script: the module.
+        image_size: that the file declares (`image_size.DECLARATION`); None declares none.
+    """
     buffer = io.BytesIO()
+    extra = {} if image_size is None else {DECLARATION: str(image_size)}
     with _torchscript():
-        torch.jit.save(script, buffer)
+        torch.jit.save(script, buffer, _extra_files=extra)
     bare = io.BytesIO()
     with zipfile.ZipFile(buffer) as full, zipfile.ZipFile(bare, "w", zipfile.ZIP_STORED) as kept:
         for member in full.infolist():
@@ -80,17 +90,28 @@ def bring_in(path: str, image_size: int, section: str = "embedder") -> torch.jit
             float vector each.
     """
     where = f"[{section}] torchscript = {path!r}"
+    script, _ = load_external(path, where)
+    need_embeddings(script, (image_size,), where)
+    return script
+
+
+def load_external(path: str, where: str) -> tuple[torch.jit.ScriptModule, str]:
+    """The TorchScript module in a file, on the CPU, and the text of its extra file `image_size`, empty without one.
+
+    Raises:
+        EmbedderError: no such file, or not TorchScript.
+    """
     if not Path(path).is_file():
         raise EmbedderError(f"{where}: no such file; give the path of a TorchScript file")
+    extra = {DECLARATION: b""}
     with _torchscript():
         try:
-            script = load_script(path)
+            script = torch.jit.load(path, map_location="cpu", _extra_files=extra).eval()  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError, OSError) as error:
             raise EmbedderError(
                 f"{where}: not TorchScript ({first_line(error)}); save the network with torch.jit.save"
             ) from error
-    need_embeddings(script, (image_size,), where)
-    return script
+    return script, bytes(extra[DECLARATION]).decode("utf-8", "replace")
 
 
 def need_embeddings(module: nn.Module, sides: Iterable[int], where: str) -> None:

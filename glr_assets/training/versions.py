@@ -45,10 +45,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from glr_assets.training.embedding import Running
     from glr_assets.training.fitting import Fitted
     from glr_assets.training.lesson import EpochReport
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 ONNX_NAME = "embedder.onnx"
 #: Of `[embedder]`, what is derived of a network, or how it is used, and is no part of what it is; as a version has it.
 DERIVED: Final[dict[str, Any]] = {"onnx": True, "flip": False, "scales": (1.0,)}
@@ -126,9 +127,9 @@ def _build(
         live.told(f"{folder}: finished before; its card and its ONNX file are made anew")
         for name, written in record.files.items():
             writer.keep(f"{folder}/{name}", written)
-    views = Views.of(recipe.embedder)
+    views = Views.of(recipe.embedder.model_copy(update={"image_size": record.image_size}))
     module = load_embedder(store, folder).module
-    need_embeddings(module, set(views.sides) - {recipe.embedder.image_size}, folder)
+    need_embeddings(module, set(views.sides) - {record.image_size}, folder)
     writer.json(f"{folder}/{VIEWS_NAME}", views.model_dump(mode="json"))
     record = finish_version(
         writer,
@@ -150,6 +151,9 @@ def _build(
         "validation_top1": record.validation_top1,
         "classes": record.landmarks,
         "dimensions": record.outputs,
+        "image_size": record.image_size,
+        "image_size_source": record.image_size_source,
+        "image_size_warning": record.image_size_warning or None,
         "views": len(views.sides) * (1 + views.mirrored),
         "onnx": record.without_onnx or True,
     }
@@ -168,12 +172,19 @@ def _trained(
     """The network trained or brought in, projected and kept with all that was learned of it."""
     from glr_assets.training.embedder import SCRIPT_NAME, config_of, save_embedder, whitened
     from glr_assets.training.embedding import embed
-    from glr_assets.training.torchscript import bring_in
+    from glr_assets.training.image_size import ImageSize, open_external
 
     section, execution = recipe.embedder, recipe.execution
+    running: Running = {"device": execution.device, "workers": execution.threads, "precision": section.precision}
     history: tuple[EpochReport, ...] = ()
+    size = ImageSize(section.image_size, "recipe")
     if section.torchscript is not None:
-        module: Any = bring_in(section.torchscript, section.image_size)
+        opened = open_external(section.torchscript, section.image_size, "embedder", training, running)
+        module: Any = opened[0]
+        size = opened[1]
+        live.told(f"{Path(section.torchscript).name} sees photographs at {size.side} pixels ({size.source})")
+        if size.warning:
+            live.told(size.warning)
     else:
         fitted = _fitted(store, folder, training, validation, recipe, learned_from, live)
         module, history = fitted.network, fitted.history
@@ -181,14 +192,7 @@ def _trained(
         writer.write(f"{folder}/{CURVES_NAME}", learning_curves(history))
 
     def embedded(images: Iterable[bytes]) -> npt.NDArray[np.float32]:
-        return embed(
-            module,
-            images,
-            section.image_size,
-            device=execution.device,
-            workers=execution.threads,
-            precision=section.precision,
-        )
+        return embed(module, images, size.side, **running)
 
     parameters = sum(tensor.numel() for tensor in module.parameters())
     if section.torchscript is not None and section.whitening:
@@ -197,7 +201,7 @@ def _trained(
         module = whitened(module.to("cpu"), vectors, training.landmark_ids)
     config = config_of(
         module,
-        section,
+        section.model_copy(update={"image_size": size.side}),
         origin="brought in" if section.torchscript else "trained",
         seed=recipe.seed,
         landmark_ids=training.landmark_ids,
@@ -222,7 +226,10 @@ def _trained(
         data_versions=dict(sorted(learned_from.items())),
         libraries=libraries(),
         parameters=parameters,
-        image_size=section.image_size,
+        image_size=size.side,
+        image_size_source=size.source,
+        image_size_warning=size.warning,
+        image_sizes_tried=dict(size.tried),
         outputs=config.dimensions,
         landmarks=len(config.landmark_ids),
         training_images=len(training),
@@ -302,16 +309,18 @@ def open_embedder(store: Store, execution: Execution) -> Callable[[Iterable[byte
     return lambda images: loaded.embed(images, device=execution.device, workers=execution.threads)
 
 
-def open_untrained(recipe: Recipe) -> Callable[[Iterable[bytes]], npt.NDArray[np.float32]]:
-    """The recipe's network with the weights it starts from nothing with: the control."""
+def open_untrained(store: Store, recipe: Recipe) -> Callable[[Iterable[bytes]], npt.NDArray[np.float32]]:
+    """The recipe's network with the weights it starts from nothing with, at the current embedder's image size."""
+    from glr_assets.training.embedder import load_config
     from glr_assets.training.embedding import embed
     from glr_assets.training.model import untrained
 
+    side = recipe.embedder.image_size or load_config(store, embedder_folder(store)).image_size
     network = untrained(recipe.embedder, recipe.seed)
     return lambda images: embed(
         network,
         images,
-        recipe.embedder.image_size,
+        side,
         device=recipe.execution.device,
         workers=recipe.execution.threads,
         precision=recipe.embedder.precision,

@@ -271,8 +271,8 @@ def test_the_control_is_the_same_network_with_other_weights(finished_once: Finis
     curated = finished_once.store
     reader = ImageReader.of_split(curated, "train")
     images = [reader.read(image_id) for image_id in reader.ids[:4]]
-    control = versions.open_untrained(recipe)
-    np.testing.assert_array_equal(control(images), versions.open_untrained(recipe)(images))
+    control = versions.open_untrained(curated, recipe)
+    np.testing.assert_array_equal(control(images), versions.open_untrained(curated, recipe)(images))
     trained = versions.open_embedder(curated, recipe.execution)(images)
     assert control(images).shape == trained.shape
     assert not np.allclose(control(images), trained, atol=1e-2)
