@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -127,6 +128,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="Another seed renders other landmarks.")] = 0,
 ) -> None:
     """Write the embedded sample: rendered landmarks in GLDv2's shape, and in its openimages/ labelled boxes."""
+    from dataclasses import asdict
+
     from glr_assets.openimages.sample import write_openimages_sample
     from glr_assets.source.bucket_writer import BESIDE
     from glr_assets.source.sample import write_sample
@@ -135,7 +138,10 @@ def sample(
     target = Store(bucket)
     summary = write_sample(target, seed=seed)
     write_openimages_sample(Store(f"{target.url}/{BESIDE}"), seed=seed)
-    _print_packed(summary, bucket)
+    for name, value in asdict(summary).items():
+        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
+        out.print(f"{name.replace('_', ' '):>15}  {shown}", markup=False)
+    out.print(f"\nglr demo --source {shlex.quote(bucket)}", markup=False)
 
 
 @app.command()
@@ -168,7 +174,9 @@ def pack(
     seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Turn folders of photographs into a bucket of GLDv2's shape, a source like any other."""
-    from glr_assets.packing.pack import FILES
+    from dataclasses import asdict
+
+    from glr_assets.packing.pack import FILES, summary_lines
     from glr_assets.packing.pack import pack as pack_photos
     from glr_assets.store import Store
 
@@ -187,18 +195,10 @@ def pack(
             warn=lambda text: err.print(f"warning: {text}", markup=False),
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )
-    _print_packed(summary, bucket)
-    out.print(f"every file and what became of it: {bucket.rstrip('/')}/{FILES}", markup=False)
-
-
-def _print_packed(summary: Any, bucket: str) -> None:
-    from dataclasses import asdict
-
-    for name, value in asdict(summary).items():
-        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
-        if shown not in {0, ""}:
-            out.print(f"{name.replace('_', ' '):>15}  {shown}", markup=False)
-    out.print(f"\nglr demo --source {bucket}", markup=False)
+    for line in summary_lines(asdict(summary)):
+        out.print(line, markup=False)
+    out.print(f"\n{bucket.rstrip('/')}/{FILES} has a row for every file\n", markup=False)
+    out.print(f"glr demo --source {shlex.quote(bucket)}", markup=False)
 
 
 @shards.command("sync")

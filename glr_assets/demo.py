@@ -13,7 +13,7 @@ from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
 from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.evaluation.report import REPORT
 from glr_assets.ledger.account import account_lines, image_account
-from glr_assets.packing.pack import read_summary
+from glr_assets.packing.pack import read_summary, summary_lines
 from glr_assets.receipts import need_receipt
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.settings import Settings
@@ -155,7 +155,8 @@ def shown(report: DemoReport) -> str:
         f"cleaned  {images.cleaned} of them verified by another photograph of their landmark",
         f"search   {images.index} index images, {images.test} test images",
         "",
-        *account_lines(report.account, report.packed, report.held_out),
+        *(summary_lines(report.packed) if report.packed else ()),
+        *account_lines(report.account, report.held_out),
         "",
     ]
     if report.gap is None:

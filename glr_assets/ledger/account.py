@@ -47,27 +47,14 @@ def _fate(row: Mapping[str, Any]) -> str:
     return "not kept by the recipe"
 
 
-def account_lines(
-    account: Mapping[str, Mapping[str, int]], packed: Mapping[str, Any] | None, held_out: int
-) -> list[str]:
+def account_lines(account: Mapping[str, Mapping[str, int]], held_out: int) -> list[str]:
     """The account for a terminal, a sum a line.
 
     Args:
         account: of `image_account`.
-        packed: figures of the bucket, where `glr pack` wrote it.
         held_out: photographs that train in the end and that a validation split holds out meanwhile.
     """
     lines = []
-    if packed is not None:
-        gone = sum(packed["left_out"].values())
-        reasons = ", ".join(f"{count} {reason}" for reason, count in packed["left_out"].items())
-        lines.append(f"files    {packed['files']} = {packed['packed']} packed + {gone} left out{_in_brackets(reasons)}")
-        index = packed["packed"] - packed["train"] - packed["test"]
-        rest = f" + {index} held out for the index" if index else ""
-        lines.append(
-            f"packed   {packed['packed']} = {packed['train']} train + {packed['test'] - packed['non_landmarks']} test "
-            f"queries + {packed['non_landmarks']} without a landmark{rest}"
-        )
     train = account["train"]
     others = "".join(f" + {count} {fate}" for fate, count in train.items() if fate != TRAINS)
     validated = f" ({held_out} of them held out for validation)" if held_out else ""
@@ -76,7 +63,3 @@ def account_lines(
     if lost:
         lines.append(f"queries  {lost} of {sum(account['test'].values())} have no picture and count as unanswered")
     return lines
-
-
-def _in_brackets(text: str) -> str:
-    return f" ({text})" if text else ""

@@ -4,7 +4,8 @@ What belongs here: which photograph goes to which split and shard. The bucket's 
 
 Each choice is drawn by a photograph's path and the seed, never by its place among others. So a photograph keeps its
 split and shard when others come and go, and a shard that none of them concerns keeps its bytes. What an earlier bucket
-at the same place says of a photograph, by its path or its content, holds before that.
+at the same place says of a photograph, by its path or its content, holds before that. New photographs of a landmark
+that has test queries in the earlier bucket train, so scores before and after are of the same queries.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -62,6 +64,10 @@ MADE_BY: Final = "glr pack"
 FILES: Final = "files.csv"
 #: The same in figures.
 SUMMARY: Final = "pack.json"
+#: Warnings of one kind that name a file each; more are counted.
+_TOLD_OF_A_KIND: Final = 10
+#: Photographs without a landmark may join a bucket later, or leave it.
+_FREE: Final = frozenset({"non_landmarks"})
 _COLUMNS: Final = tuple(field.name for field in fields(FileRow))
 
 
@@ -83,6 +89,8 @@ class PackSummary:
         converted: photographs of other formats than JPEG.
         shrunk: photographs of more pixels than ingest takes.
         without_rights: packed photographs whose author or terms are not known.
+        changes: photographs by what happened to them since the earlier bucket at this place: added to a split, given
+            another landmark, replaced by other content under the same name, or removed; empty where there was none.
         shards: of each split.
         unchanged_shards: shards whose bytes lay there already.
         shard_bytes: of all shards.
@@ -101,6 +109,7 @@ class PackSummary:
     converted: int
     shrunk: int
     without_rights: int
+    changes: dict[str, int]
     shards: dict[Split, int]
     unchanged_shards: int
     shard_bytes: int
@@ -125,9 +134,8 @@ def pack(
     Only what ingest can decode is packed; `FILES` in the bucket has a row for every file. Folders whose names differ in
     case, underscores, blanks or Unicode form alone are one landmark. Every landmark keeps a train image, and
     near-duplicates are on one side. `index_fraction` of the train images are held out for the retrieval index; at 0 the
-    index is the
-    train images once more, under ids of their own. The same photographs and arguments leave the same bytes, wherever
-    the photographs lie; over an earlier bucket what is packed already keeps its split.
+    index is the train images once more, under ids of their own. The same photographs and arguments leave the same
+    bytes, wherever the photographs lie; over an earlier bucket what is packed already keeps its split.
 
     Args:
         photos: a folder a landmark, with photographs at any depth.
@@ -164,7 +172,7 @@ def pack(
         "index_fraction": index_fraction,
         "seed": seed,
     }
-    claim(bucket, origin)
+    claim(bucket, origin, _FREE)
     left_out = LeftOut(warn)
     names, found = _judged_landmarks(photos, non_landmarks, left_out, warn, progress)
     strangers: list[PhotoFile] = []
@@ -172,7 +180,8 @@ def pack(
         paths = [p for p in files_below(non_landmarks, non_landmarks, [photos], left_out) if p.name != FILE_NAME]
         strangers = _judged(paths, non_landmarks, left_out, progress)
     lists = _credit_lists(photos, credits_file)
-    plan = _Plan(seed, shards, _earlier(bucket), lists)
+    earlier = _earlier(bucket)
+    plan = _Plan(seed, shards, earlier, lists, names)
     for landmark, files in found.items():
         plan.add_landmark(landmark, files, test_fraction, clean_fraction, index_fraction)
     plan.add_non_landmarks(strangers)
@@ -181,7 +190,10 @@ def pack(
             warn(f"{one.name}: {len(one.unused)} rows name no photograph, the first {one.unused[0]!r}")
     without_test = [names[key] for key in found if test_fraction and len(found[key]) > 1 and key not in plan.tested]
     if without_test:
-        warn(f"no test query of {len(without_test)} landmarks, as {without_test[0]!r}: few photographs, or all alike")
+        warn(
+            f"landmarks without a test query: {len(without_test)}, the first {without_test[0]!r}; "
+            "they have few photographs, or all are near-duplicates"
+        )
     written = write_bucket(
         plan.photos,
         {key: Landmark(_readable(names[key])) for key in found},
@@ -189,27 +201,29 @@ def pack(
         shards=dict.fromkeys(SPLITS, shards),
         origin=origin,
         seed=seed,
+        free=_FREE,
     )
     rows = [
-        replace(row, outcome="left out", split="", id="", reason="gone or changed while it was packed")
+        FileRow(row.path, "left out", reason="gone or changed while it was packed")
         if row.id in written.vanished
         else row
         for row in plan.rows
     ]
     rows = sorted([*rows, *left_out.rows], key=lambda row: (row.path, row.outcome))
-    summary = _summary(plan, rows, written)
+    summary = _summary(plan, rows, written, earlier.changes(rows))
     bucket.write(FILES, _csv(rows))
     bucket.write(SUMMARY, json.dumps(asdict(summary), indent=1).encode() + b"\n")
     return summary
 
 
 def read_summary(bucket: Store) -> dict[str, Any] | None:
-    """The figures of a bucket that `pack` wrote; None of another."""
+    """The figures of a bucket that `pack` wrote, by the names of `PackSummary`; None of another."""
     try:
         found = bucket.read_json(SUMMARY)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    names = {field.name for field in fields(PackSummary)}
+    return found if isinstance(found, dict) and names <= found.keys() else None
 
 
 def _csv(rows: Sequence[FileRow]) -> bytes:
@@ -311,11 +325,16 @@ def _ask_about(names: Mapping[str, str], found: Mapping[str, Sequence[PhotoFile]
             told = ", ".join(map(repr, same))
             warn(f"{told}: packed as {len(same)} landmarks; give the folders one name if they are one")
     first: dict[str, tuple[str, str]] = {}
+    twice: list[str] = []
     for key, files in found.items():
         for file in files:
             other, path = first.setdefault(file.sha256, (key, file.name))
             if other != key:
-                warn(f"{file.name}: the same file as {path}, which is of another landmark; remove one of them")
+                twice.append(f"{file.name}: the same file as {path}, which is of another landmark; remove one of them")
+    for line in twice[:_TOLD_OF_A_KIND]:
+        warn(line)
+    if len(twice) > _TOLD_OF_A_KIND:
+        warn(f"{len(twice) - _TOLD_OF_A_KIND} more files are in two landmarks: equal sha256 in {FILES}")
 
 
 def _judged(
@@ -355,25 +374,64 @@ def _credit_lists(photos: Path, credits_file: Path | None) -> list[CreditList]:
 class _Before:
     """What an earlier bucket says of photographs: split and usage by path and by content."""
 
-    by_path: Mapping[str, tuple[str, str]]
-    by_content: Mapping[str, tuple[str, str]]
+    by_path: Mapping[str, FileRow]
+    by_content: Mapping[str, FileRow]
 
-    def of(self, file: PhotoFile, landmark: str | None) -> tuple[str, str] | None:
-        kind = "" if landmark is not None else "\0"
-        return self.by_path.get(kind + _normal(file.name)) or self.by_content.get(kind + file.sha256)
+    def of(self, file: PhotoFile, landmark: str | None) -> FileRow | None:
+        """The earlier row of a photograph; those of landmarks and those without are kept apart."""
+        return self.by_path.get(_path_key(_normal(file.name), landmark)) or self.by_content.get(
+            _path_key(file.sha256, landmark)
+        )
+
+    def tests(self, landmark: str) -> bool:
+        """Whether the landmark had a test query."""
+        return landmark in self._tested
+
+    @cached_property
+    def _tested(self) -> frozenset[str]:
+        return frozenset(
+            landmark_key(row.landmark) for row in self.by_path.values() if row.landmark and row.split == "test"
+        )
+
+    def changes(self, rows: Sequence[FileRow]) -> dict[str, int]:
+        """What happened to photographs between the earlier bucket and these rows, in figures."""
+        found: Counter[str] = Counter()
+        still: set[int] = set()
+        for row in rows:
+            if row.outcome != "packed" or not self.by_path:
+                continue
+            at_path = self.by_path.get(_path_key(row.path, row.landmark or None))
+            alike = self.by_content.get(_path_key(row.sha256, row.landmark or None))
+            before = at_path or alike
+            if before is None:
+                found[f"added to {row.split}" if row.landmark else "added without a landmark"] += 1
+                continue
+            still.add(id(before))
+            if at_path is not None and at_path.sha256 != row.sha256:
+                found["replaced by other content"] += 1
+            elif landmark_key(before.landmark) != landmark_key(row.landmark):
+                found["given another landmark"] += 1
+        found["removed"] = sum(id(row) not in still for row in self.by_path.values())
+        return {name: count for name, count in sorted(found.items()) if count}
+
+
+def _path_key(name: str, landmark: str | None) -> str:
+    # A NUL cannot be part of a path, so the two kinds never meet.
+    return name if landmark is not None else f"\0{name}"
 
 
 def _earlier(bucket: Store) -> _Before:
-    by_path: dict[str, tuple[str, str]] = {}
-    by_content: dict[str, tuple[str, str]] = {}
+    by_path: dict[str, FileRow] = {}
+    by_content: dict[str, FileRow] = {}
     try:
         text = bucket.read(FILES).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return _Before(by_path, by_content)
-    for row in csv.DictReader(io.StringIO(text, newline="")):
-        if row.get("outcome") == "packed" and row.get("split") in SPLITS:
-            kind = "" if row["landmark"] else "\0"
-            by_path[kind + row["path"]] = by_content[kind + row["sha256"]] = (row["split"], row["usage"])
+    for values in csv.DictReader(io.StringIO(text, newline="")):
+        if values.get("outcome") == "packed" and values.get("split") in SPLITS:
+            row = FileRow(**{name: values.get(name) or "" for name in _COLUMNS})
+            by_path[_path_key(row.path, row.landmark or None)] = row
+            by_content[_path_key(row.sha256, row.landmark or None)] = row
     return _Before(by_path, by_content)
 
 
@@ -384,12 +442,13 @@ def _normal(name: str) -> str:
 class _Plan:
     """The photographs of the bucket to be, each with its split and shard; ids are unique across the splits."""
 
-    def __init__(self, seed: int, shards: int, before: _Before, lists: Sequence[CreditList]) -> None:
+    def __init__(
+        self, seed: int, shards: int, before: _Before, lists: Sequence[CreditList], names: Mapping[str, str]
+    ) -> None:
         self.photos: list[Photo] = []
         self.rows: list[FileRow] = []
         self.tested: set[str] = set()
-        self.without_rights = 0
-        self._seed, self._shards, self._before, self._lists = seed, shards, before, lists
+        self._seed, self._shards, self._before, self._lists, self._names = seed, shards, before, lists, names
         self._taken: set[str] = set()
 
     def add_landmark(
@@ -416,7 +475,7 @@ class _Plan:
             for file in group:
                 self._add(file, "test", landmark, usage=self._usage(file, landmark, group[0]))
         for file in [file for group in indexed for file in group] if index_fraction else train:
-            self._add(file, "index", landmark)
+            self._add(file, "index", landmark, copy=not index_fraction)
         for file in train:
             self._add(file, "train", landmark, clean=draws[file.path] < share or file in surest)
         if testing:
@@ -430,7 +489,7 @@ class _Plan:
             for file in group:
                 usage: Usage = "Ignored" if ignored else self._usage(file, None, group[0])
                 before = self._before.of(file, None)
-                self._add(file, "test", None, usage=before[1] if before else usage)  # type: ignore[arg-type]
+                self._add(file, "test", None, usage=before.usage if before else usage)  # type: ignore[arg-type]
 
     def _groups(self, files: Sequence[PhotoFile]) -> list[list[PhotoFile]]:
         """The photographs by groups of near-duplicates, in the order of their paths."""
@@ -448,13 +507,14 @@ class _Plan:
         """The groups of a split, and the rest: as before, else by chance; the rest is never empty.
 
         New photographs follow those of their group that were packed before, the rest where these were on both sides;
-        photographs that were packed before stay where they were.
+        photographs that were packed before stay where they were. Where one is due by the share and none was drawn, the
+        group with the least draw is chosen. New groups do not join the test queries of an earlier bucket.
         """
         chosen: list[list[PhotoFile]] = []
         rest: list[list[PhotoFile]] = []
         draws: list[tuple[float, list[PhotoFile]]] = []
         for group in groups:
-            sides = {file.path: before[0] for file in group if (before := self._before.of(file, landmark))}
+            sides = {file.path: before.split for file in group if (before := self._before.of(file, landmark))}
             here = [file for file in group if sides.get(file.path) == split]
             if sides:
                 follow = [file for file in group if file.path not in sides] if set(sides.values()) == {split} else []
@@ -464,8 +524,13 @@ class _Plan:
                 continue
             draw = drawn(self._seed, split, _normal(group[0].name))
             draws.append((draw, group))
+        if split == "test" and self._before.tests(landmark):
+            share = 0.0
         new = [(draw, group) for draw, group in draws if draw < share]
         rest += [group for draw, group in draws if draw >= share]
+        if draws and not chosen and not new and share * len(groups) >= 1:
+            new = [min(draws, key=lambda pair: pair[0])]
+            rest.remove(new[0][1])
         if not rest and new:
             spared = max(new, key=lambda pair: pair[0])
             new.remove(spared)
@@ -478,17 +543,24 @@ class _Plan:
     def _usage(self, file: PhotoFile, landmark: str | None, first: PhotoFile) -> Usage:
         """Whether a query is of the public part: as before, else drawn for the `first` of its group."""
         before = self._before.of(file, landmark)
-        if before and before[0] == "test" and before[1]:
-            return before[1]  # type: ignore[return-value]
+        if before and before.split == "test" and before.usage:
+            return before.usage  # type: ignore[return-value]
         return "Public" if drawn(self._seed, "usage", _normal(first.name)) < PUBLIC_SHARE else "Private"
 
     def _add(
-        self, file: PhotoFile, split: Split, landmark: str | None, clean: bool = False, usage: Usage = "Private"
+        self,
+        file: PhotoFile,
+        split: Split,
+        landmark: str | None,
+        clean: bool = False,
+        usage: Usage = "Private",
+        copy: bool = False,
     ) -> None:
-        # A NUL cannot be part of a path, so no photograph's own name is taken for a copy's.
+        """Put a photograph into a split; a `copy` has its row in the list of files elsewhere."""
         kind = "non_landmark\0" if landmark is None else "index\0" if split == "index" else ""
         image_id = self._image_id(kind + _normal(file.name))
-        credit = self._credit(file) if split == "train" else Credit()
+        credit = Credit() if copy else self._credit(file)
+        published = credit if split == "train" else Credit()
         self.photos.append(
             Photo(
                 image_id=image_id,
@@ -498,27 +570,28 @@ class _Plan:
                 clean=clean,
                 usage=usage,
                 url=quote(os.fsencode(file.name)),
-                page=credit.url,
-                author=credit.author,
-                license=credit.license,
-                title=credit.title or os.fsencode(file.path.name).decode("utf-8", "replace"),
+                page=published.url,
+                author=published.author,
+                license=published.license,
+                title=published.title or os.fsencode(file.path.name).decode("utf-8", "replace"),
                 shard=int(drawn(self._seed, "shard", image_id) * self._shards),
             )
         )
-        if split == "train":
-            self.without_rights += not credit.is_known
-        self.rows.append(
-            FileRow(
-                _normal(file.name),
-                "packed",
-                landmark or "",
-                split,
-                usage if split == "test" else "",
-                image_id,
-                file.sha256,
-                detail=file.note,
+        if not copy:
+            self.rows.append(
+                FileRow(
+                    _normal(file.name),
+                    "packed",
+                    "" if landmark is None else _readable(self._names[landmark]),
+                    split,
+                    usage if split == "test" else "",
+                    image_id,
+                    file.sha256,
+                    detail=file.note,
+                    author=credit.author,
+                    license=credit.license,
+                )
             )
-        )
 
     def _credit(self, file: PhotoFile) -> Credit:
         try:
@@ -560,19 +633,18 @@ def _bytes_of(file: PhotoFile) -> bytes | None:
         return None
 
 
-def _summary(plan: _Plan, rows: Sequence[FileRow], written: Written) -> PackSummary:
+def _summary(plan: _Plan, rows: Sequence[FileRow], written: Written, changes: dict[str, int]) -> PackSummary:
     there = [photo for photo in plan.photos if photo.image_id not in written.vanished]
-    packed = {(row.path, row.landmark == "") for row in rows if row.outcome == "packed"}
-    left_out = {(row.path, row.reason) for row in rows if row.outcome == "left out"}
-    notes = {(row.path, row.detail) for row in rows if row.outcome == "packed"}
+    packed = [row for row in rows if row.outcome == "packed"]
+    left_out = Counter(row.reason for row in rows if row.outcome == "left out")
 
     def count(split: Split) -> int:
         return sum(photo.split == split for photo in there)
 
     return PackSummary(
-        files=len(packed) + len(left_out),
+        files=len(packed) + left_out.total(),
         packed=len(packed),
-        left_out=dict(sorted(Counter(reason for _, reason in left_out).items())),
+        left_out=dict(sorted(left_out.items())),
         landmarks=len({photo.landmark for photo in there if photo.landmark is not None}),
         train=count("train"),
         clean=sum(photo.clean for photo in there),
@@ -580,10 +652,48 @@ def _summary(plan: _Plan, rows: Sequence[FileRow], written: Written) -> PackSumm
         test=count("test"),
         ignored=sum(photo.split == "test" and photo.usage == "Ignored" for photo in there),
         non_landmarks=sum(photo.landmark is None for photo in there),
-        converted=sum(detail.startswith("converted") for _, detail in notes),
-        shrunk=sum(detail.startswith("shrunk") for _, detail in notes),
-        without_rights=plan.without_rights,
+        converted=sum(row.detail.startswith("converted") for row in packed),
+        shrunk=sum(row.detail.startswith("shrunk") for row in packed),
+        without_rights=sum(not (row.author and row.license) for row in packed),
+        changes=changes,
         shards=written.shards,
         unchanged_shards=written.unchanged,
         shard_bytes=written.shard_bytes,
     )
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The figures of `SUMMARY` for a terminal, a sum a line."""
+    count = summary.__getitem__
+    gone = sum(count("left_out").values())
+    lines = [f"files    {count('files')} = {count('packed')} packed + {gone} left out{_listed(count('left_out'))}"]
+    held_out = count("packed") - count("train") - count("test")
+    unscored = f" ({count('ignored')} of them references, never scored)" if count("ignored") else ""
+    parts = [f"{count('train')} train", f"{count('test') - count('non_landmarks')} test queries"]
+    parts += [f"{count('non_landmarks')} without a landmark{unscored}"] if count("non_landmarks") else []
+    parts += [f"{held_out} held out for the index"] if held_out else []
+    landmarks = count("landmarks")
+    lines.append(
+        f"packed   {count('packed')}, of {landmarks} landmark{'s' if landmarks != 1 else ''} = {' + '.join(parts)}"
+    )
+    if count("clean") != count("train"):
+        lines.append(
+            f"train    {count('train')} = {count('clean')} in the competition's set + "
+            f"{count('train') - count('clean')} to fill small classes with"
+        )
+    known = count("packed") - count("without_rights")
+    lines.append(f"rights   author and terms are known of {known}, not known of {count('without_rights')}")
+    if count("changes"):
+        lines.append(f"changes  {', '.join(f'{number} {what}' for what, number in count('changes').items())}")
+    made = {name: count(name) for name in ("converted", "shrunk") if count(name)}
+    if made:
+        lines.append(f"JPEG     {', '.join(f'{number} {what}' for what, number in made.items())}, the others untouched")
+    shards = sum(count("shards").values())
+    lines.append(
+        f"shards   {shards}, {count('shard_bytes') / 1e6:,.1f} MB, {count('unchanged_shards')} of them as they were"
+    )
+    return lines
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{number} {reason}' for reason, number in reasons.items())})" if reasons else ""

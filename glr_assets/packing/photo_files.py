@@ -103,6 +103,8 @@ class FileRow:
     sha256: str = ""
     reason: str = ""
     detail: str = ""
+    author: str = ""
+    license: str = ""
 
 
 @dataclass

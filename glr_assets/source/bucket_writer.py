@@ -16,7 +16,7 @@ import json
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -124,8 +124,13 @@ def made_by(store: Store) -> str | None:
     return origin.get("made_by") if isinstance(origin, dict) else None
 
 
-def claim(store: Store, origin: Mapping[str, Any]) -> None:
-    """Refuse a place that holds anything but a bucket, or a part of one, made with exactly `origin`.
+def claim(store: Store, origin: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Refuse a place that holds anything but a bucket, or a part of one, made with `origin`.
+
+    Args:
+        store: the place.
+        origin: how the bucket is made.
+        free: keys of `origin` that may differ from those of a bucket that is there.
 
     Raises:
         SourceError: other files lie there, or a bucket made another way.
@@ -134,10 +139,16 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
         raise SourceError(f"{store.url}: is a file, expected a folder for the bucket; choose another place")
     if store.exists(ORIGIN):
         found = store.read_json(ORIGIN)
-        if found != dict(origin):
+        there = found if isinstance(found, dict) else {}
+        differing = sorted(
+            key
+            for key in origin.keys() | there.keys()
+            if key not in free and (key not in origin or key not in there or origin[key] != there[key])
+        )
+        if differing:
+            before, after = (_values(values, differing) for values in (there, origin))
             raise SourceError(
-                f"{store.url}: holds a bucket made with {json.dumps(found, sort_keys=True)}, "
-                f"expected {json.dumps(dict(origin), sort_keys=True)}; choose another place or delete it"
+                f"{store.url}: holds a bucket made with {before}, expected {after}; choose another place or delete it"
             )
         return
     try:
@@ -151,6 +162,10 @@ def claim(store: Store, origin: Mapping[str, Any]) -> None:
         )
 
 
+def _values(origin: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} = {json.dumps(origin[key]) if key in origin else 'unset'}" for key in keys)
+
+
 def write_bucket(
     photos: Sequence[Photo],
     landmarks: Mapping[str, Landmark],
@@ -159,17 +174,19 @@ def write_bucket(
     shards: Mapping[Split, int],
     origin: Mapping[str, Any],
     seed: int = 0,
+    free: Collection[str] = (),
 ) -> Written:
     """Write `photos` as a whole bucket under `store`; the same arguments leave the same bytes.
 
     A split gets at most as many shards as it has photographs, and none where it has none. Every landmark is
     dealt out over the shards of a split, so that shards are balanced and no class lies in one of them.
+    `free` is that of `claim`.
 
     Raises:
         SourceError: the place is taken, a photograph breaks the form of a bucket, or shards are out of range.
     """
     _check(photos, landmarks, shards)
-    claim(store, origin)
+    claim(store, origin, free)
     store.remove(layout.TABLE_PATHS["train"])
     store.write(ORIGIN, (json.dumps(dict(origin), sort_keys=True, indent=1) + "\n").encode())
     total, unchanged, counts = 0, 0, {}

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 import unicodedata
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 from glr_assets.codecs import formats
 from glr_assets.errors import SourceError
 from glr_assets.packing import pack as pack_module
-from glr_assets.packing.pack import FILES, PackSummary, pack
+from glr_assets.packing.pack import FILES, PackSummary, pack, summary_lines
 from glr_assets.recipes import Images
 from glr_assets.source import layout
 from glr_assets.source.base import TableName
@@ -210,12 +211,86 @@ def test_photographs_keep_split_and_shard_when_others_come_and_go(tmp_path: Path
     changed = {name for name in tars if name.endswith(".tar")} - same
     assert 0 < len(changed) <= 12  # six photographs in at most two shards each
     if not fresh:
+        assert [after[f"l0/new{number}.jpg"][0] for number in range(5)] == ["train"] * 5
+        assert summary.changes == {"added to train": 5, "removed": 1}
         assert summary.unchanged_shards == len(same)
         assert {
             str(p.relative_to(bucket)) for p, at in stamps.items() if p.exists() and p.stat().st_mtime_ns == at
         } == same
         removed = hashlib.sha256(b"l5/3.jpg").hexdigest()[:16]
         assert not any(removed.encode() in data for data in files(bucket).values())
+
+
+def test_a_landmark_of_which_a_query_is_due_has_one(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {f"l{n}": 4 for n in range(60)} | {"few": 2})
+    _, warnings = packed(photos, tmp_path / "bucket", test_fraction=0.3)
+    tested = {path.partition("/")[0] for path, (split, _) in splits(tmp_path / "bucket").items() if split == "test"}
+    # By chance alone .7^4 = 24 % of the landmarks would have none.
+    assert tested >= {f"l{n}" for n in range(60)}
+    assert [line for line in warnings if "without a test query" in line] == (
+        []
+        if "few" in tested
+        else [
+            "landmarks without a test query: 1, the first 'few'; they have few photographs, or all are near-duplicates"
+        ]
+    )
+    for number in range(8):
+        (photos / "l7" / f"new{number}.jpg").write_bytes(jpeg(20_000 + number))
+    before = splits(tmp_path / "bucket")
+    packed(photos, tmp_path / "bucket", test_fraction=0.3)
+    assert splits(tmp_path / "bucket").items() >= before.items()
+
+
+def test_what_changed_since_the_last_pack_is_counted(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"a": 8, "b": 8})
+    others = folder(tmp_path / "others", {"x": 2})
+    first, _ = packed(photos, tmp_path / "bucket")
+    assert first.changes == {}
+    again, _ = packed(photos, tmp_path / "bucket")
+    assert (again.changes, again.unchanged_shards) == ({}, sum(again.shards.values()))
+    (photos / "a" / "0.jpg").rename(photos / "b" / "was_a.jpg")
+    (photos / "a" / "1.jpg").rename(photos / "a" / "renamed.jpg")
+    (photos / "a" / "2.jpg").write_bytes(jpeg(9000))
+    (photos / "b" / "3.jpg").unlink()
+    (photos / "new").mkdir()
+    (photos / "new" / "0.jpg").write_bytes(jpeg(9001))
+    summary, _ = packed(photos, tmp_path / "bucket", non_landmarks=others)
+    assert summary.changes == {
+        "added to train": 1,
+        "added without a landmark": 2,
+        "given another landmark": 1,
+        "removed": 1,
+        "replaced by other content": 1,
+    }
+
+
+def test_the_figures_of_a_pack_are_sums(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"Old Tower": 9, "b": 6})
+    (photos / "b" / "notes.txt").write_text("mine")
+    (photos / "Old Tower" / "credits.csv").write_text("path,author,license\n.,Ann,CC BY 4.0\n")
+    others = folder(tmp_path / "others", {"x": 5})
+    (others / "notes.txt").write_text("of another folder")
+    summary, _ = packed(photos, tmp_path / "bucket", non_landmarks=others, index_fraction=0.3, clean_fraction=0.5)
+    with (tmp_path / "bucket" / FILES).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({(row["path"], row["landmark"]) for row in rows if row["outcome"] == "packed"}) + 2 == 22
+    counted = Counter((row["split"], row["landmark"] != "") for row in rows if row["outcome"] == "packed")
+    assert counted == {
+        ("train", True): summary.train,
+        ("index", True): summary.index,
+        ("test", True): summary.test - 5,
+        ("test", False): 5,
+    }
+    rights = {row["landmark"]: (row["author"], row["license"]) for row in rows if row["outcome"] == "packed"}
+    assert rights == {"Old Tower": ("Ann", "CC BY 4.0"), "b": ("", ""), "": ("", "")}
+    lines = summary_lines(asdict(summary))
+    for line in lines[:3]:
+        total, parts = line[9:].split(" = ")
+        figures = [int(part.split(" ")[0]) for part in parts.split(" + ")]
+        assert int(re.match(r"\d+", total)[0]) == sum(figures)  # type: ignore[index]
+    assert lines[0] == "files    22 = 20 packed + 2 left out (2 not a picture)"
+    assert lines[1].startswith("packed   20, of 2 landmarks = ")
+    assert lines[3] == "rights   author and terms are known of 9, not known of 11"
 
 
 def test_a_photograph_under_another_landmark_keeps_its_side(tmp_path: Path) -> None:
@@ -244,7 +319,7 @@ def test_the_only_photographs_that_trained_may_go(tmp_path: Path) -> None:
 def test_another_seed_at_the_same_place_is_refused(tmp_path: Path) -> None:
     photos = folder(tmp_path / "photos", {"a": 6})
     packed(photos, tmp_path / "bucket")
-    with pytest.raises(SourceError, match=r"holds a bucket made with .*\"seed\": 0"):
+    with pytest.raises(SourceError, match="holds a bucket made with seed = 0, expected seed = 1; choose"):
         packed(photos, tmp_path / "bucket", seed=1)
 
 
@@ -553,7 +628,7 @@ def test_a_landmark_of_one_burst_has_no_test_photograph_and_is_named(tmp_path: P
     burst(tmp_path / "photos", "often", list(range(20, 30)), 1)
     summary, warnings = packed(tmp_path / "photos", tmp_path / "bucket", test_fraction=0.3)
     (line,) = warnings
-    assert line.startswith("no test query of 1 landmarks, as 'once'")
+    assert line.startswith("landmarks without a test query: 1, the first 'once'")
     assert summary.train + summary.test == 16
     assert summary.test
 
@@ -568,7 +643,7 @@ def test_real_photographs(tmp_path: Path) -> None:
     assert summary.non_landmarks == strangers
     # A binomial count of probability 3/8: five standard deviations, more where near-duplicates go together.
     assert abs(summary.ignored - strangers * 3 / 8) < 30
-    assert all("no test query" in line for line in warnings)
+    assert all("without a test query" in line for line in warnings)
     originals = {p.read_bytes() for p in landmarks.rglob("*") if p.is_file()}
     train = images(tmp_path / "bucket", "train")
     assert sum(content in originals for content in train.values()) >= len(train) - summary.converted
