@@ -193,7 +193,7 @@ def _with_defects(images: list[_SampleImage]) -> list[_SampleImage]:
 
         return changed
 
-    planted = (
+    planted: tuple[Callable[[_SampleImage], _SampleImage], ...] = (
         lies_there(None),
         another_byte,
         lambda image: replace(image, data=image.original[: len(image.original) // 2]),
