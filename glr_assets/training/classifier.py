@@ -27,7 +27,7 @@ from glr_assets.seeded import derived_seed
 from glr_assets.store import Store
 from glr_assets.training.backbones import BACKBONES, pooled, pretrained_backbone, widths
 from glr_assets.training.embedder import CONFIG_NAME
-from glr_assets.training.embedding import module_outputs
+from glr_assets.training.embedding import module_outputs, output_batches
 from glr_assets.training.lesson import EpochReport, Lesson
 from glr_assets.training.photographs import CACHE_BYTES, Augmentation, Pixels, TrainingSet, normalised
 from glr_assets.training.torchscript import export, load_script, script_bytes
@@ -165,8 +165,14 @@ def fit_classifier(
     def top1(network: ClassifierNetwork) -> float:
         assert validation is not None
         size, batch = recipe.image_size, recipe.batch_size
-        found = module_outputs(network, validation.images(), size, batch_size=batch, device=device, workers=workers)
-        best = np.array(landmarks)[found[:, : len(landmarks)].argmax(dim=1).numpy()]
+        # Of each batch the answers alone are kept: logits of all would be as many as photographs times landmarks.
+        found = [
+            logits[:, : len(landmarks)].argmax(dim=1).numpy()
+            for logits in output_batches(
+                network, validation.images(), size, batch_size=batch, device=device, workers=workers
+            )
+        ]
+        best = np.array(landmarks)[np.concatenate(found)]
         return float(np.mean(best == np.array(validation.landmark_ids)))
 
     run = run_lesson(

@@ -25,7 +25,7 @@ from glr_assets.training.model import EmbeddingNetwork, architecture
 from glr_assets.training.photographs import Picture
 from glr_assets.training.torchscript import export, first_line, load_script, script_bytes
 from glr_assets.training.views import VIEWS_NAME, Views
-from glr_assets.training.whitening import within_class_whitening
+from glr_assets.training.whitening import WithinClassScatter
 
 SCRIPT_NAME = "embedder.pt"
 WEIGHTS_NAME = "network.safetensors"
@@ -97,16 +97,18 @@ class Whitened(nn.Module):
         return F.normalize((unit - self.mean) @ self.matrix)
 
 
-def whitened(module: nn.Module, embeddings: Floats, landmark_ids: Sequence[int]) -> Whitened:
+def whitened(module: nn.Module, embedded: Iterable[tuple[Floats, Sequence[int]]]) -> Whitened:
     """`module` with a projection behind it, learnt on its embeddings of training photographs.
 
     Args:
-        module: the embedder that gave `embeddings`.
-        embeddings: float32 [n, D] of unit length, from `embed`.
-        landmark_ids: the landmark of each row.
+        module: the embedder that gave them.
+        embedded: embeddings float32 [n, D] of unit length, from `embed`, and the landmark of each; the photographs of
+            a landmark come one after another.
     """
-    mean, matrix = within_class_whitening(embeddings, landmark_ids)
-    return Whitened(module, mean, matrix).eval()
+    scatter = WithinClassScatter()
+    for embeddings, landmark_ids in embedded:
+        scatter.add(embeddings, landmark_ids)
+    return Whitened(module, *scatter.whitening()).eval()
 
 
 def save_embedder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal, TypedDict, Unpack
 
@@ -120,16 +120,32 @@ def module_outputs(
     Raises:
         EmbedderError: an image that cannot be decoded.
     """
+    found = list(output_batches(module, images, size, **running))
+    if not found:
+        place = torch_device(running.get("device", "auto"))
+        with torch.inference_mode():
+            return torch.zeros(0, module.to(place)(torch.zeros(1, 3, size, size, device=place)).shape[1])
+    return torch.cat(found)
+
+
+def output_batches(
+    module: nn.Module,
+    images: Iterable[Picture],
+    size: int,
+    **running: Unpack[Running],
+) -> Iterator[Tensor]:
+    """As `module_outputs`, a batch after another, for those who need not keep all of it.
+
+    Raises:
+        EmbedderError: an image that cannot be decoded.
+    """
     place = torch_device(running.get("device", "auto"))
     module = module.to(place)
     half = place.type == "cuda" and running.get("precision") == "bfloat16"
-    found: list[Tensor] = []
-    with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=half):
-        for batch in squares(images, size, running.get("batch_size", BATCH), running.get("workers", 0)):
+    for batch in squares(images, size, running.get("batch_size", BATCH), running.get("workers", 0)):
+        # Not around the loop: what the reader does between two batches is its own.
+        with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=half):
             if place.type == "cuda":
                 batch = batch.pin_memory().to(place, non_blocking=True)
-            found.append(module(normalised(batch)).float().cpu())
-        if not found:
-            blank = torch.zeros(1, 3, size, size, device=place)
-            return torch.zeros(0, module(blank).shape[1])
-    return torch.cat(found)
+            outputs = module(normalised(batch)).float().cpu()
+        yield outputs

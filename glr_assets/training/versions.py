@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +41,7 @@ from glr_assets.training.record import ModelRecord, files_of, kept_record, libra
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 CODE_VERSION = "5"
 ONNX_NAME = "embedder.onnx"
+#: Photographs whose embeddings are in memory together on the way to a projection: a multiple of a forward pass.
+_EMBEDDED_AT_ONCE: Final = 4096
 #: Of `[embedder]`, what is derived of a network, or how it is used, and is no part of what it is; as a version has it.
 DERIVED: Final[dict[str, Any]] = {"onnx": True, "flip": False, "scales": (1.0,)}
 
@@ -197,8 +200,7 @@ def _trained(
     parameters = sum(tensor.numel() for tensor in module.parameters())
     if section.torchscript is not None and section.whitening:
         # What comes from elsewhere is centred and whitened on these photographs; what trained on them ends so.
-        vectors = embedded(training.images())
-        module = whitened(module.to("cpu"), vectors, training.landmark_ids)
+        module = whitened(module.to("cpu"), _by_landmark(training, embedded))
     config = config_of(
         module,
         section.model_copy(update={"image_size": size.side}),
@@ -242,6 +244,17 @@ def _trained(
         files=files_of(writer, folder),
         script=SCRIPT_NAME,
     )
+
+
+def _by_landmark(
+    training: TrainingSet, embedded: Callable[[Iterable[bytes]], npt.NDArray[np.float32]]
+) -> Iterator[tuple[npt.NDArray[np.float32], list[int]]]:
+    """Embeddings of the training photographs, landmark by landmark, `_EMBEDDED_AT_ONCE` together."""
+    pairs = sorted(zip(training.landmark_ids, training.ids, strict=True))
+    images = training.of((image_id for _, image_id in pairs), (landmark for landmark, _ in pairs)).images()
+    for start in range(0, len(pairs), _EMBEDDED_AT_ONCE):
+        landmarks = [landmark for landmark, _ in pairs[start : start + _EMBEDDED_AT_ONCE]]
+        yield embedded(islice(images, len(landmarks))), landmarks
 
 
 def _fitted(

@@ -144,12 +144,12 @@ def test_an_export_that_differs_from_its_network_is_refused() -> None:
 
 def test_whitening_follows_the_embedder_and_is_exported_with_it() -> None:
     network, images = untrained(TINY, 4), photographs(8)
-    rows, landmarks = embed(network, images, 32, device="cpu"), [n % 3 for n in range(8)]
+    rows, landmarks = embed(network, images, 32, device="cpu"), [n // 3 for n in range(8)]
     mean, matrix = within_class_whitening(rows, landmarks)
     expected = (rows.astype(np.float64) - mean) @ matrix
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     for module in (network, export(network, 32)):
-        script = export(whitened(module, rows, landmarks), 32)
+        script = export(whitened(module, [(rows[:4], landmarks[:4]), (rows[4:], landmarks[4:])]), 32)
         np.testing.assert_allclose(embed(script, images, 32, device="cpu"), expected, atol=1e-4)
 
 
@@ -218,7 +218,7 @@ def test_an_embedder_is_brought_in_and_kept(tmp_path: Path) -> None:
     script = bring_in(path, 32)
     images = photographs(6)
     rows = embed(script, images, 32, device="cpu")
-    module = whitened(script, rows, [0, 0, 1, 1, 2, 2])
+    module = whitened(script, [(rows, [0, 0, 1, 1, 2, 2])])
     recipe = TINY.model_copy(update={"torchscript": path})
     config = config_of(module, recipe, origin="brought in", seed=0, landmark_ids=[0, 1, 2], data_versions={})
     store = Store(str(tmp_path / "store"))
@@ -276,7 +276,7 @@ def test_a_real_pretrained_embedder_tells_landmarks_apart() -> None:
     assert rows.shape == (32, 512)
     labels = np.array([n for n, _ in files])
     trains = np.arange(len(files)) % 2 == 0
-    module = whitened(script, rows[trains], labels[trains].tolist())
+    module = whitened(script, [(rows[trains], labels[trains].tolist())])
     unit = (rows - module.mean.numpy()) @ module.matrix.numpy()
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     nearest = (unit[~trains] @ unit[trains].T).argmax(axis=1)

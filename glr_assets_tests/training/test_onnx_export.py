@@ -40,7 +40,7 @@ def test_it_gives_the_networks_embeddings_for_any_number_of_photographs() -> Non
 
 def test_a_projection_behind_the_network_is_part_of_it() -> None:
     network, images = untrained(TINY, 4), photographs(8)
-    module = whitened(network, embed(network, images, 32, device="cpu"), [n % 3 for n in range(8)])
+    module = whitened(network, [(embed(network, images, 32, device="cpu"), [n // 3 for n in range(8)])])
     pixels = np.stack([prepared(image, 32) for image in images]).astype(np.float32)
     found = outputs(onnx_of(export(module, 32), 32, images).data, pixels)
     np.testing.assert_allclose(found, embed(module, images, 32, device="cpu"), atol=1e-4)

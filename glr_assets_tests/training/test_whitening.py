@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import pairwise
 
-from glr_assets.training.whitening import within_class_whitening
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glr_assets.training.whitening import WithinClassScatter, within_class_whitening
 
 
 def clusters(seed: int) -> tuple[np.ndarray, list[int]]:
@@ -46,6 +50,21 @@ def test_half_shrinkage_is_between() -> None:
     wanted = covariance / np.trace(covariance) * 4 * 0.5 + 0.5 * np.eye(4)
     np.testing.assert_allclose(matrix @ wanted @ matrix, np.eye(4), atol=1e-3)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.lists(st.integers(0, 40), max_size=5))
+def test_blocks_of_any_size_give_the_sums_of_all(landmarks: list[int], cuts: list[int]) -> None:
+    landmarks = sorted(landmarks)
+    rows = np.random.default_rng(len(landmarks)).normal(size=(len(landmarks), 3)).astype(np.float32)
+    scatter = WithinClassScatter()
+    bounds = [0, *sorted(min(cut, len(landmarks)) for cut in cuts), len(landmarks)]
+    for start, end in pairwise(bounds):
+        scatter.add(rows[start:end], landmarks[start:end])
+    mean, matrix = scatter.whitening()
+    expected_mean, expected = within_class_whitening(rows[::-1], landmarks[::-1])
+    np.testing.assert_allclose(mean, expected_mean, atol=1e-6)
+    np.testing.assert_allclose(matrix, expected, atol=1e-4)
+    assert scatter.count == len(landmarks)
 
 
 def test_landmarks_of_one_photograph_only_are_centred_alone() -> None:
