@@ -45,10 +45,17 @@ class FaultyS3:
             range requests alone: of a whole file nobody could know.
         seed: of the faults. With several requests at once, which one meets a fault depends on their order.
         stall_seconds: how long it stalls before it closes.
+        delay_seconds: how long every answer takes to begin; may be changed at any time.
     """
 
     def __init__(
-        self, upstream: str, rates: Mapping[Fault, float] | None = None, *, seed: int = 0, stall_seconds: float = 30
+        self,
+        upstream: str,
+        rates: Mapping[Fault, float] | None = None,
+        *,
+        seed: int = 0,
+        stall_seconds: float = 30,
+        delay_seconds: float = 0.0,
     ) -> None:
         self.rates: dict[Fault, float] = dict(rates or {})
         self.requests: list[Passed] = []
@@ -56,6 +63,8 @@ class FaultyS3:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._stall_seconds = stall_seconds
+        self.delay_seconds = delay_seconds
+        self.most_at_once = self._at_once = 0
         self._ending = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -78,6 +87,8 @@ class FaultyS3:
         with self._lock:
             self.rates = {}
             self.requests = []
+            self.delay_seconds = 0.0
+            self.most_at_once = 0
             self._random.seed(seed)
 
     @property
@@ -125,6 +136,17 @@ class FaultyS3:
                 pass
 
             def answer(self) -> None:
+                with proxy._lock:
+                    proxy._at_once += 1
+                    proxy.most_at_once = max(proxy.most_at_once, proxy._at_once)
+                try:
+                    proxy._ending.wait(proxy.delay_seconds)
+                    self.answered()
+                finally:
+                    with proxy._lock:
+                        proxy._at_once -= 1
+
+            def answered(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 connection = http.client.HTTPConnection(proxy._upstream)
                 connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)

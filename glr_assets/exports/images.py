@@ -162,7 +162,9 @@ def _beside(
         place = np.minimum(keys.searchsorted(own), len(keys) - 1)
         here = keys[place] == own
         for column, of_parts in found.items():
-            of_parts.extend(part[column].filter(pa.array(here)).chunks)
+            values = part[column].filter(pa.array(here))
+            # Text of all images together may be more than the 2 GiB that plain strings can count.
+            of_parts.extend((values.cast(pa.large_string()) if pa.types.is_string(values.type) else values).chunks)
         places.append(place[here])
     rows = np.full(len(keys), -1, np.int64)
     rows[np.concatenate(places)] = np.arange(sum(map(len, places)))
@@ -171,7 +173,7 @@ def _beside(
     for column in columns:  # one by one: at GLDv2's size each may be 100 MB, and a copy goes before the next
         of_parts = found.pop(column)
         values = pa.concat_arrays(of_parts).take(taken) if of_parts else pa.nulls(len(keys))
-        beside[column] = values if absent is None else pc.fill_null(values.cast(pa.string()), absent)
+        beside[column] = values if absent is None else pc.fill_null(values.cast(pa.large_string()), absent)
     return beside
 
 

@@ -20,7 +20,7 @@ from glr_assets.store import Store
 from glr_assets.training.photographs import Pixels, in_threads, square
 
 ASSET: Final = "non_landmark_scores"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 #: Images that are decoded at once.
 _AT_ONCE: Final = 128
 
@@ -70,9 +70,12 @@ def _scored(reader: ImageReader, opened: Opened, execution: Execution) -> Iterat
         except EmbedderError as error:
             return str(error)
 
-    images = zip(reader.ids, reader.try_rows(range(len(reader))), strict=True)
+    # As they lie in the shard, so that neighbors are fetched together.
+    order = reader.places.in_file_order().tolist()
+    ordered_ids = [reader.places.name(row) for row in order]
+    images = zip(ordered_ids, reader.try_rows(order), strict=True)
     squares = in_threads(prepared, images, execution.threads, lambda _: 3 * config.image_size**2)
-    remaining = iter(reader.ids)
+    remaining = iter(ordered_ids)
     while ids := list(islice(remaining, _AT_ONCE)):
         pixels = list(islice(squares, len(ids)))
         readable = [found for found in pixels if not isinstance(found, str)]

@@ -125,6 +125,10 @@ class Places:
             found[here] = rows[here]
         return found
 
+    def in_file_order(self) -> Rows:
+        """All rows in the order in which their bytes lie, file by file."""
+        return np.lexsort((self.places["offset"], self.places["file"]))
+
     def name(self, row: int) -> str:
         """The id of a row."""
         return bytes(self.ids[row]).decode()

@@ -122,7 +122,12 @@ def make_embeddings(store: Store, split: Split, shard: str, embed: Callable[[], 
 
     def build(writer: Writer) -> Summary:
         reader = ImageReader.of_shard(store, split, shard)
-        vectors = embed()(reader.read_many(reader.ids)) if len(reader) else np.zeros((0, 0), np.float32)
+        vectors = np.zeros((0, 0), np.float32)
+        if len(reader):
+            # As they lie in the shard, so that neighbors are fetched together.
+            order = reader.places.in_file_order()
+            vectors = np.empty_like(embedded := embed()(reader.read_rows(order.tolist())))
+            vectors[order] = embedded
         digests = np.array([reader.places.xxh3(row) or 0 for row in range(len(reader))], np.uint64)
         write_embeddings(writer, split, shard, Vectors(reader.ids, vectors, digests))
         return {"rows": len(reader), "dimensions": vectors.shape[1]}
