@@ -117,13 +117,14 @@ class Proposer:
         """
         import faiss
 
-        sample = _padded(_sample(rows(), count))
+        sample = _sample(rows(), count)
         index = faiss.index_factory(sample.shape[1], _factory(kind, count, sample.shape[1]), faiss.METRIC_INNER_PRODUCT)
         if isinstance(index, faiss.IndexIVFPQ):
             # For a filter that is not used it would anneal for minutes.
             index.do_polysemous_training = False  # type: ignore[attr-defined]
         with one_thread():
             index.train(sample)
+            del sample
             for block in rows():
                 index.add(_padded(block))
         return cls(kind, 1, index, _centres(index))
@@ -212,11 +213,15 @@ def _padded(rows: Floats) -> Floats:
 
 
 def _sample(blocks: Iterator[Floats], count: int) -> Floats:
-    """Rows to learn from, evenly spread: as many as k-means takes of each list, and no fewer than codes want."""
-    wanted = max(_A_LIST * _lists(count), _FOR_CODES)
-    step = max(1, count // wanted)
-    parts, at = [], 0
+    """Padded rows to learn from, evenly spread: as many as k-means takes of each list, and no fewer than codes want."""
+    wanted = min(count, max(_A_LIST * _lists(count), _FOR_CODES))
+    at = np.arange(wanted) * count // max(wanted, 1)
+    sample = np.zeros((0, 0), np.float32)
+    start = 0
     for block in blocks:
-        parts.append(block[(-at) % step :: step])
-        at += len(block)
-    return np.concatenate(parts)
+        first, end = np.searchsorted(at, [start, start + len(block)])
+        if not len(sample):
+            sample = np.zeros((wanted, width(block.shape[1])), np.float32)
+        sample[first:end, : block.shape[1]] = block[at[first:end] - start]
+        start += len(block)
+    return sample
