@@ -38,7 +38,14 @@ from glr_assets.retrieval.index import open_index
 from glr_assets.retrieval.local import Comparer
 from glr_assets.retrieval.model import fit_model, fit_neighbours
 from glr_assets.retrieval.recognition_model import Fit, open_model
-from glr_assets.retrieval.schemas import EMBEDDINGS, FAISS_INDEX, NON_LANDMARK_EMBEDDINGS, RECOGNITION_SAMPLES
+from glr_assets.retrieval.schemas import (
+    EMBEDDING_VECTORS,
+    EMBEDDINGS,
+    FAISS_INDEX,
+    NON_LANDMARK_EMBEDDINGS,
+    NON_LANDMARK_VECTORS,
+    RECOGNITION_SAMPLES,
+)
 from glr_assets.retrieval.submission import SUBMISSION, make_submission
 from glr_assets.source.layout import SPLITS
 from glr_assets.tables import read_table
@@ -117,13 +124,15 @@ class BruteForce:
         vectors = {}
         for shard in found.source.shards(split):  # type: ignore[arg-type]
             rows = read_table(found.store, EMBEDDINGS, split=split, shard=shard)
-            vectors |= {row["id"]: np.array(row["vector"], np.float64) for row in rows.to_pylist()}
+            stored = np.load(found.store.path(EMBEDDING_VECTORS.format(split=split, shard=shard)))
+            vectors |= {row["id"]: stored[row["row"]].astype(np.float64) for row in rows.to_pylist()}
         return vectors
 
     @staticmethod
     def _read_gallery(found: Embedded) -> dict[str, np.ndarray]:
         rows = read_table(found.store, NON_LANDMARK_EMBEDDINGS).to_pylist()
-        return {row["id"]: np.array(row["vector"], np.float64) for row in rows}
+        stored = np.load(found.store.path(NON_LANDMARK_VECTORS))
+        return {row["id"]: vector.astype(np.float64) for row, vector in zip(rows, stored, strict=True)}
 
     def _likeness(self, name: str, vector: np.ndarray, top: int) -> float:
         others = sorted((float(vector @ other) for other_id, other in self.gallery.items() if other_id != name))
