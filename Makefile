@@ -10,7 +10,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo dev test test-slow fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
-	bench-search bench-backfill bench-serving bench-openimages audit constraints image clean
+	bench-search bench-backfill bench-serving bench-serve-hostile bench-openimages audit constraints image clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -91,6 +91,9 @@ bench-backfill: setup ## 500 tiny shards by the daemon alone: Dagster's own seco
 
 bench-serving: setup ## the recognition service under load: answers a second, p50 and p99 by clients
 	$(BIN)/python -m glr_assets_tests.benchmarks.serving
+
+bench-serve-hostile: setup ## the recognition service under hostile uploads and 600 slow clients: memory, other clients' waits
+	$(BIN)/python -m glr_assets_tests.benchmarks.hostile_uploads
 
 bench-openimages: setup ## three categories of 14.6 million boxes; crops a second beside the earlier system
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"

@@ -47,9 +47,14 @@ _STRIP = 256
 _PLAIN = {"BMP", "PPM", "TGA"}
 #: Tags of TIFF: bits of a sample.
 _BITS_PER_SAMPLE, _ICC_IN_TIFF = 258, 34675
-_large = threading.Lock()
 # Damaged files are told by their reasons. A filter for a while, as `catch_warnings` sets one, is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class _Large:
+    """What is held while a large image is decoded."""
+
+    lock: AbstractContextManager[object] = threading.Lock()
 
 
 class RefusedError(Exception):
@@ -106,9 +111,14 @@ class Picture:
         return self.to_srgb(whole)
 
 
+def share_large(lock: AbstractContextManager[object]) -> None:
+    """Let `alone_if_large` hold this lock, as processes want that share one."""
+    _Large.lock = lock
+
+
 def alone_if_large(pixels: int) -> AbstractContextManager[object]:
     """Held while an image of so many pixels is decoded: of large ones one at a time."""
-    return _large if pixels > LARGE_PIXELS else nullcontext()
+    return _Large.lock if pixels > LARGE_PIXELS else nullcontext()
 
 
 def decode(data: bytes | memoryview, max_pixels: int, cost: Cost | None = None) -> Picture:

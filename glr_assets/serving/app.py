@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,14 +25,18 @@ from glr_assets.errors import GlrError
 from glr_assets.images.pixels import StoredImage
 from glr_assets.serving import page
 from glr_assets.serving.answers import failure, problem
-from glr_assets.serving.limits import Limits, RefusedError, Slots, listed, photograph
+from glr_assets.serving.clients import Rate, client_of
+from glr_assets.serving.connections import Connections
+from glr_assets.serving.decoder_pool import DecoderPool
+from glr_assets.serving.limits import Limits, RefusedError, listed
 from glr_assets.serving.live import EVERY_SECONDS, Generation, Live
 from glr_assets.serving.matches import Match
 from glr_assets.serving.metrics import Metrics
 from glr_assets.serving.recogniser import Timings
 from glr_assets.serving.schemas import Alive, Answer, BatchAnswer, BatchEntry, Failure, Matches, Ready
 from glr_assets.serving.security import Access, Guard
-from glr_assets.serving.uploads import FIELD, Upload, read_form
+from glr_assets.serving.turns import Turns
+from glr_assets.serving.uploads import FIELD, Arrivals, Form, Upload, read_form
 
 TOP: Final = 5
 #: Look-alikes whose features are compared, at most: each takes some milliseconds.
@@ -45,7 +50,8 @@ _REASONS: Final = {
     408: "The photograph did not arrive in time",
     413: "Too many bytes or pixels",
     415: "No photograph by its first bytes, or no multipart form",
-    422: "No photograph in the field `image`, a damaged one, or a wrong value",
+    422: "No photograph in the field `image`, a damaged one, one too costly to decode, or a wrong value",
+    429: "Too many requests of this client; `Retry-After` says when to come back",
     503: "Busy, or no index is loaded; `Retry-After` says when to come back",
 }
 _TOP_SCHEMA: Final = {"type": "integer", "minimum": 1, "maximum": 50, "default": TOP, "description": "at most listed"}
@@ -60,20 +66,32 @@ class Service(FastAPI):
     Attributes:
         live: the recogniser in use.
         limits: what is taken.
+        decoders: what decodes photographs.
+        connections: those that are open, where it is served by `server.config`.
+        arriving: requests with bodies, until they are answered.
+        computing: requests that compute or wait for it.
         metrics: what is counted.
-        computing: places of requests that compute or wait for it.
-        arriving: places of bodies that are arriving.
     """
 
-    def __init__(self, live: Live, limits: Limits, access: Access, threads_each: int | None = None) -> None:
-        self.live, self.limits, self.metrics = live, limits, Metrics(live)
-        self.computing = Slots(
-            limits.computing + limits.waiting, "busy", "busy: as many photographs as can be are being looked at"
-        )
-        self.arriving = Slots(limits.uploads, "busy", "busy: too many photographs are arriving")
+    def __init__(
+        self,
+        live: Live,
+        limits: Limits,
+        access: Access,
+        decoders: DecoderPool | None = None,
+        threads_each: int | None = None,
+    ) -> None:
+        self.live, self.limits = live, limits
+        self.decoders = decoders or DecoderPool()
+        self._owns_decoders = decoders is None
+        self.connections = Connections(limits)
+        self.arriving, self.computing = Arrivals(limits), Turns(limits)
+        self.metrics = Metrics(live, self.decoders)
         self.metrics.busy.set_function(lambda: self.computing.held)
         self.metrics.arriving.set_function(lambda: self.arriving.held)
-        self._guard = Guard(access)
+        self.metrics.upload_bytes.set_function(lambda: self.arriving.bytes)
+        self.metrics.connections.set_function(lambda: len(self.connections))
+        self._guard, self._rate = Guard(access), Rate(limits.rate)
         self._pool: ThreadPoolExecutor | None = None
         self._thread_starts = partial(_few_threads, threads_each) if threads_each else None
         super().__init__(
@@ -83,6 +101,8 @@ class Service(FastAPI):
             # Their pages load scripts from elsewhere.
             docs_url=None,
             redoc_url=None,
+            # It would lead to whatever host a request names.
+            redirect_slashes=False,
             lifespan=_lifespan,
         )
 
@@ -93,17 +113,44 @@ class Service(FastAPI):
             return
         await self.metrics(partial(self._guard, super().__call__), scope, receive, send)
 
-    async def run(self, work: Callable[[Generation], Result]) -> Result:
-        """Compute in a thread, in one of the places for it: held while it waits and computes, not while bytes arrive.
+    def client_of(self, request: Request) -> str:
+        """Whom a request is counted for."""
+        peer = request.client.host if request.client else None
+        return client_of(peer, request.headers.getlist("x-forwarded-for"), self.limits.trusted_proxies)
+
+    @asynccontextmanager
+    async def form(self, request: Request, most: int = 1) -> AsyncIterator[Form]:
+        """The photographs of a request, kept for as long as the block runs; errors are those of `read_form`.
 
         Raises:
-            RefusedError: 503, there is no place, nothing to answer with, or the store cannot be read.
+            RefusedError: 429, the client asks too often.
         """
+        client = self.client_of(request)
+        self._rate.check(client)
+        async with read_form(request, self.limits, self.arriving, client, most) as form:
+            yield form
+
+    async def run(self, request: Request, work: Callable[[Generation], Result]) -> Result:
+        """Compute in a thread, when it is the request's turn; a place is held from then on, not while bytes arrive.
+
+        Raises:
+            RefusedError: 503, no more may wait, there is nothing to answer with, or the store cannot be read.
+        """
+
+        async def gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
         self._pool = self._pool or ThreadPoolExecutor(
             self.limits.computing, "glr-serve", initializer=self._thread_starts
         )
-        with self.computing.one():
+        async with self.computing.one(self.client_of(request), gone):
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._worked, work)
+
+    def decoded(self, form: Form, upload: Upload, generation: Generation) -> StoredImage:
+        """A photograph as ingest would store it; errors are those of `DecoderPool.decode`."""
+        recipe = generation.recogniser.images
+        return self.decoders.decode(form.file, upload.offset, upload.size, recipe, self.limits)
 
     def close(self) -> None:
         """End watching and computing, until it is started or asked again."""
@@ -111,6 +158,8 @@ class Service(FastAPI):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+        if self._owns_decoders:
+            self.decoders.close()
 
     def _worked(self, work: Callable[[Generation], Result]) -> Result:
         generation = self.live.current
@@ -120,8 +169,8 @@ class Service(FastAPI):
             return work(generation)
         except RefusedError:
             raise
-        except GlrError as error:
-            log.error("%s", error)
+        except (GlrError, OSError, MemoryError) as error:
+            log.error("%s", str(error) or type(error).__name__)
             raise RefusedError(503, "unavailable", "what is searched cannot be read at the moment", 5) from error
 
 
@@ -132,6 +181,7 @@ def build_service(
     *,
     every_seconds: float = EVERY_SECONDS,
     threads_each: int | None = None,
+    decoders: DecoderPool | None = None,
 ) -> Service:
     """The service over a recogniser.
 
@@ -141,8 +191,9 @@ def build_service(
         access: who is let in; by default this machine.
         every_seconds: how often `live` looks for something new.
         threads_each: threads that the network may use for one photograph; by default what torch takes.
+        decoders: what decodes photographs; by default the service starts its own.
     """
-    service = Service(live, limits or Limits(), access or Access(), threads_each)
+    service = Service(live, limits or Limits(), access or Access(), decoders, threads_each)
     service.state.every_seconds = every_seconds
     static = resources.files("glr_assets.serving") / "static"
     service.mount("/static", StaticFiles(directory=str(static)), name="static")
@@ -162,6 +213,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Service)
     # Set once: requests that overlap change no limit of the process.
     with single_threaded("blas"):
+        app.decoders.start()
         app.live.watch(app.state.every_seconds)
         yield
         app.close()
@@ -177,8 +229,7 @@ def _add_recognition(service: Service) -> None:
     @service.post(
         "/recognize",
         response_model=Answer,
-        response_model_exclude_none=True,
-        responses=_failures(400, 401, 403, 408, 413, 415, 422, 503),
+        responses=_failures(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra=_form(
             {
                 "top": _TOP_SCHEMA,
@@ -192,23 +243,24 @@ def _add_recognition(service: Service) -> None:
         summary="What a photograph shows",
     )
     async def recognize(request: Request) -> Answer:
-        form = await read_form(request, service.limits, service.arriving)
-        top, wanted = listed(form.fields.get("top"), TOP), _flag(form.fields.get("matches"))
-        answer, _ = await service.run(lambda generation: _answered(service, generation, form.photos[0], top, wanted))
-        return answer
+        async with service.form(request) as form:
+            top, wanted = listed(form.fields.get("top"), TOP), _flag(form.fields.get("matches"))
+            answer, _ = await service.run(
+                request, lambda generation: _answered(service, generation, form, form.photos[0], top, wanted)
+            )
+            return answer
 
     @service.post(
         "/recognize/batch",
         response_model=BatchAnswer,
-        response_model_exclude_none=True,
-        responses=_failures(400, 401, 403, 408, 413, 415, 422, 503),
+        responses=_failures(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra=_form({"top": _TOP_SCHEMA}, most=service.limits.max_batch),
         summary="What each of a few photographs shows",
     )
     async def recognize_batch(request: Request) -> BatchAnswer:
-        form = await read_form(request, service.limits, service.arriving, service.limits.max_batch)
-        top = listed(form.fields.get("top"), TOP)
-        return await service.run(lambda generation: _all_answered(service, generation, form.photos, top))
+        async with service.form(request, service.limits.max_batch) as form:
+            top = listed(form.fields.get("top"), TOP)
+            return await service.run(request, lambda generation: _all_answered(service, generation, form, top))
 
 
 def _add_pictures(service: Service) -> None:
@@ -231,27 +283,26 @@ def _add_pictures(service: Service) -> None:
                 return Response(status_code=304, headers=headers)
             return Response(reader.read(image_id), media_type="image/jpeg", headers=headers)
 
-        return await service.run(found)
+        return await service.run(request, found)
 
     @service.post(
         "/matches",
         response_class=Response,
-        responses=pictures | _failures(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        responses=pictures | _failures(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra=_form({"id": {"type": "string", "description": "image id of a look-alike"}}, required=("id",)),
         summary="A drawing of the local features that a photograph and a look-alike have in common",
     )
     async def matches(request: Request) -> Response:
-        form = await read_form(request, service.limits, service.arriving)
-        image_id = form.fields.get("id", "")
-
-        def drawn(generation: Generation) -> Response:
-            photo = photograph(form.photos[0].data, generation.recogniser.images, service.limits)
+        def drawn(generation: Generation, form: Form) -> Response:
+            image_id = form.fields.get("id", "")
+            photo = service.decoded(form, form.photos[0], generation)
             if not generation.recogniser.shows(image_id):
                 raise RefusedError(404, "unknown_image", "no image of that id is in the index")
             (match,) = generation.look_alikes.compare(photo.jpeg, [image_id])
             return Response(generation.look_alikes.drawing(photo.jpeg, match, image_id), media_type="image/jpeg")
 
-        return await service.run(drawn)
+        async with service.form(request) as form:
+            return await service.run(request, lambda generation: drawn(generation, form))
 
 
 def _add_page(service: Service) -> None:
@@ -261,10 +312,10 @@ def _add_page(service: Service) -> None:
 
     @service.post("/", include_in_schema=False)
     async def answered_page(request: Request) -> HTMLResponse:
-        form = await read_form(request, service.limits, service.arriving)
-        answer, photo = await service.run(
-            lambda generation: _answered(service, generation, form.photos[0], TOP, wanted=True)
-        )
+        async with service.form(request) as form:
+            answer, photo = await service.run(
+                request, lambda generation: _answered(service, generation, form, form.photos[0], TOP, wanted=True)
+            )
         return _page(service, request, page.Shown(answer, page.data_url(photo.jpeg)))
 
 
@@ -294,13 +345,13 @@ def _add_probes(service: Service) -> None:
 
 
 def _answered(
-    service: Service, generation: Generation, upload: Upload, top: int, wanted: bool
+    service: Service, generation: Generation, form: Form, upload: Upload, top: int, wanted: bool
 ) -> tuple[Answer, StoredImage]:
     """An answer and the photograph as it was understood."""
     timings = Timings({})
     with timings.of("total"):
         with timings.of("decode"):
-            photo = photograph(upload.data, generation.recogniser.images, service.limits)
+            photo = service.decoded(form, upload, generation)
         (answer,) = generation.recogniser.recognise([photo], top, timings)
         if wanted:
             with timings.of("match"):
@@ -308,12 +359,15 @@ def _answered(
     return _counted(service, answer, timings), photo
 
 
-def _all_answered(service: Service, generation: Generation, uploads: Sequence[Upload], top: int) -> BatchAnswer:
-    """Each by itself: a bad photograph costs the others nothing."""
+def _all_answered(service: Service, generation: Generation, form: Form, top: int) -> BatchAnswer:
+    """Each by itself: a bad photograph costs the others nothing, unless it takes the time of all."""
     entries = []
-    for upload in uploads:
+    until = time.monotonic() + service.limits.request_seconds
+    for upload in form.photos:
         try:
-            answer, _ = _answered(service, generation, upload, top, wanted=False)
+            if time.monotonic() > until:
+                raise RefusedError(503, "busy", "busy: the photographs before it took too long", retry_after=1)
+            answer, _ = _answered(service, generation, form, upload, top, wanted=False)
             entries.append(BatchEntry(file=upload.name, answer=answer))
         except RefusedError as error:
             service.metrics.refused.labels(error.code).inc()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from glr_assets.codecs.decode import FORMATS
 from glr_assets.codecs.formats import format_of
-from glr_assets.errors import GlrError
+from glr_assets.errors import GlrError, SettingsError
 from glr_assets.images.pixels import Refused, StoredImage, downsize
 from glr_assets.recipes import Images
 
-#: Beside the photograph a form has boundaries, headers and small fields.
-FORM_BYTES: Final = 64 * 2**10
 MOST_LISTED: Final = 50
 """Landmarks and look-alikes that one answer lists at most."""
 
+Network = IPv4Network | IPv6Network
 #: How ingest's reasons begin, and what they are over HTTP.
 _STATUS_OF: Final = {
     "too large": (413, "too_large"),
@@ -36,54 +36,76 @@ class RefusedError(GlrError):
         self.status, self.code, self.reason, self.retry_after = status, code, reason, retry_after
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of what is taken.
+class Limits(BaseModel):
+    """Bounds of what is taken; each is a setting of its name in capitals after `GLR_SERVE_`."""
 
-    Attributes:
-        max_bytes: of one photograph.
-        max_batch: photographs of a batch.
-        max_batch_bytes: of all of them together.
-        max_pixels: of one photograph, known from its header before it is decoded; never more than the recipe's.
-        computing: photographs worked on at once.
-        waiting: requests that wait for their turn; one more is told to come back.
-        uploads: requests whose bodies may be arriving at once: what bounds memory, 1 MiB each, and disk.
-        upload_seconds: a body has arrived after so long, or never.
-        header_seconds: the same of a request's header.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_bytes: int = 16 * 2**20
-    max_batch: int = 8
-    max_batch_bytes: int = 48 * 2**20
-    max_pixels: int = 64_000_000
-    computing: int = field(default_factory=lambda: os.cpu_count() or 1)
-    waiting: int = 32
-    uploads: int = 512
-    upload_seconds: float = 60.0
-    header_seconds: float = 10.0
+    max_bytes: int = Field(16 * 2**20, gt=0, description="bytes of one photograph")
+    max_batch: int = Field(8, gt=0, le=64, description="photographs of a batch")
+    max_batch_bytes: int = Field(48 * 2**20, gt=0, description="bytes of all photographs of a batch")
+    max_pixels: int = Field(
+        64_000_000, gt=0, description="pixels of one photograph, read from its header; never more than the recipe's"
+    )
+    decode_seconds: float = Field(
+        10.0, gt=0, description="CPU seconds of decoding one photograph; three times as long by the clock"
+    )
+    decode_memory: int = Field(
+        768 * 2**20,
+        ge=64 * 2**20,
+        description="bytes of memory of decoding one photograph; half of it for those of up to 16.8 million pixels, of "
+        "which several are decoded at once",
+    )
+    request_seconds: float = Field(
+        20.0, gt=0, description="seconds after which no further photograph of a batch is begun"
+    )
+    computing: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0, description="requests computed at once")
+    waiting: int = Field(32, ge=0, description="requests that wait for their turn; one more gets 503")
+    wait_seconds: float = Field(30.0, gt=0, description="seconds after which a waiting request gets 503")
+    uploads: int = Field(512, gt=0, description="requests whose bodies arrive, wait or are computed")
+    uploads_per_client: int = Field(128, gt=0, description="the same of one client; one more gets 429")
+    upload_bytes: int = Field(2**30, gt=0, description="bytes of all of them in temporary files")
+    upload_seconds: float = Field(60.0, gt=0, description="seconds after which a body has arrived, or gets 408")
+    upload_rate: float = Field(
+        4096.0, ge=0, description="bytes a second that a body comes in at after 10 seconds, or gets 408"
+    )
+    header_seconds: float = Field(10.0, gt=0, description="seconds after which a request's header has arrived")
+    idle_seconds: int = Field(5, gt=0, description="seconds that a connection is kept for a next request")
+    connections: int = Field(1024, gt=0, description="open connections; fewer where the process may open fewer files")
+    connections_per_client: int = Field(256, gt=0, description="the same of one client")
+    unread_bytes: int = Field(64 * 2**20, gt=0, description="bytes of answers that clients have not read yet")
+    rate: float = Field(0.0, ge=0, description="photographs or batches a minute that a client may send; 0 for no limit")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses or networks, separated by commas, whose X-Forwarded-For names the client"
+    )
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-class Slots:
-    """So many places to hold, counted by one event loop."""
-
-    def __init__(self, places: int, code: str, reason: str) -> None:
-        self.places, self.held = places, 0
-        self._code, self._reason = code, reason
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """A place for as long as the block runs.
+    @classmethod
+    def from_environment(cls) -> Limits:
+        """The limits of the environment, with defaults for what is not set.
 
         Raises:
-            RefusedError: none is free; 503, come back in a second.
+            SettingsError: a value that cannot be used, named as in the environment.
         """
-        if self.held >= self.places:
-            raise RefusedError(503, self._code, self._reason, retry_after=1)
-        self.held += 1
         try:
-            yield
-        finally:
-            self.held -= 1
+            found = _Environment()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]).upper()
+            raise SettingsError(
+                f"GLR_SERVE_{name} = {os.environ.get(f'GLR_SERVE_{name}')!r}: {first['msg']}"
+            ) from error
+        return cls.model_validate(found.model_dump())
+
+
+class _Environment(BaseSettings, Limits):
+    """Other names that begin so are left alone: Kubernetes sets some for a service called `glr-serve`."""
+
+    model_config = SettingsConfigDict(env_prefix="GLR_SERVE_", extra="ignore", frozen=True, env_ignore_empty=True)
 
 
 def kind_of(data: bytes) -> str | None:

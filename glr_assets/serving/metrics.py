@@ -11,31 +11,35 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glr_assets.serving.decoder_pool import ENDS, DecoderPool
 from glr_assets.serving.live import FAILURES, Live
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class _LoadFailures(Collector):
-    """What `live` has counted, as Prometheus wants it."""
+class _Counted(Collector):
+    """What others count, as Prometheus wants it."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
+    def __init__(self, name: str, about: str, label: str, values: tuple[str, ...], counts: Mapping[str, int]) -> None:
+        self._name, self._about, self._label, self._values, self._counts = name, about, label, values, counts
 
     def collect(self) -> Iterator[Metric]:
-        found = CounterMetricFamily("glr_index_load_failures", "Failed attempts to load an index", labels=["kind"])
-        for kind in FAILURES:
-            found.add_metric([kind], self._live.failures[kind])
+        found = CounterMetricFamily(self._name, self._about, labels=[self._label])
+        for value in self._values:
+            found.add_metric([value], self._counts[value])
         yield found
 
 
 class Metrics:
     """Counters of one service, in a registry of its own."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, decoders: DecoderPool) -> None:
         self._live = live
         self.registry = CollectorRegistry()
-        self.registry.register(_LoadFailures(live))
+        about = "Failed attempts to load an index"
+        self.registry.register(_Counted("glr_index_load_failures", about, "kind", FAILURES, live.failures))
+        about = "Decoders ended on a photograph"
+        self.registry.register(_Counted("glr_decoders_ended", about, "reason", ENDS, decoders.ended))
         self.requests = Counter(
             "glr_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
         )
@@ -48,7 +52,9 @@ class Metrics:
         self.refused = Counter("glr_refused", "Photographs and requests refused", ["code"], registry=self.registry)
         self.recognised = Counter("glr_recognised", "Photographs answered", ["is_landmark"], registry=self.registry)
         self.busy = Gauge("glr_busy", "Requests computed or waiting for it", registry=self.registry)
-        self.arriving = Gauge("glr_arriving", "Bodies that are arriving", registry=self.registry)
+        self.arriving = Gauge("glr_arriving", "Requests with bodies that are not answered", registry=self.registry)
+        self.upload_bytes = Gauge("glr_upload_bytes", "Bytes of their bodies", registry=self.registry)
+        self.connections = Gauge("glr_connections", "Open connections", registry=self.registry)
         self._images = Gauge("glr_index_images", "Photographs that are searched", registry=self.registry)
         self._loads = Gauge("glr_index_loads", "Times that an index was taken up", registry=self.registry)
         self._stale = Gauge("glr_index_stale", "1 while a newer index cannot be loaded", registry=self.registry)

@@ -36,8 +36,10 @@ class Similar(Document):
     score: float = Field(
         description="cosine to the photograph; less its own likeness to non-landmarks where penalties are fixed"
     )
-    licence: str | None = Field(None, description="licence it may be used under", examples=["CC BY-SA 4.0"])
-    author: str | None = Field(None, description="who took it", examples=["Ann Example"])
+    licence: str | None = Field(
+        None, description="licence it may be used under; null where it is not known", examples=["CC BY-SA 4.0"]
+    )
+    author: str | None = Field(None, description="who took it; null where it is not known", examples=["Ann Example"])
     title: str | None = Field(None, description="title of the file")
     source: str | None = Field(None, description="page of the photograph")
     image: str = Field(description="where this service shows it", examples=["/image/train/0a1b2c3d4e5f6071"])

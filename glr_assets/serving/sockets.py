@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 from contextlib import ExitStack
 from typing import Any, Final
@@ -10,6 +11,8 @@ from typing import Any, Final
 from glr_assets.errors import SettingsError
 
 BACKLOG: Final = 1024
+#: Files of the index, of libraries, and connections to the store.
+_OTHER_FILES: Final = 256
 #: Causes that differ between the addresses of one host name: `localhost` is ::1 as well on machines without IPv6.
 _NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _FIXES: Final = {
@@ -51,6 +54,23 @@ def listen(host: str, port: int) -> list[socket.socket]:
     if missing is not None and not listening:
         raise _refusal(host, port, missing) from missing
     return listening
+
+
+def raise_open_files(connections: int) -> int:
+    """Let the process open as many files as so many connections take, each with the file of an upload.
+
+    Returns:
+        How many connections fit, fewer where the system's hard limit is lower.
+    """
+    wanted = 2 * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < wanted:
+        soft = wanted if hard == unlimited else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == unlimited or soft >= wanted:
+        return connections
+    return max(1, (soft - _OTHER_FILES) // 2)
 
 
 def url_of(listening: socket.socket) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from glr_assets.packing.pack import pack
 from glr_assets.recipes import load_recipe
 from glr_assets.retrieval.submission import make_submission
 from glr_assets.serving.app import Service, build_service
+from glr_assets.serving.decoder_pool import DecoderPool
 from glr_assets.serving.limits import Limits
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
@@ -30,6 +32,7 @@ from glr_assets.store import Store
 from glr_assets_tests.lineage import Lineage, curate, embed, index, write_pooling_embedder, write_recipe
 
 Build = Callable[..., TestClient]
+MakeService = Callable[..., Service]
 
 
 class Served(Lineage):
@@ -111,13 +114,27 @@ def live(served_once: Served) -> Live:
     return found
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[DecoderPool]:
+    pool = DecoderPool()
+    pool.start()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def make_service(decoders: DecoderPool) -> MakeService:
+    """`build_service` with decoders that run already."""
+    return partial(build_service, decoders=decoders)
+
+
 @pytest.fixture
-def build(live: Live) -> Iterator[Build]:
+def build(live: Live, make_service: MakeService) -> Iterator[Build]:
     """Makes a client in this process of a service of these limits and that access."""
     made: list[Service] = []
 
     def client(limits: Limits | None = None, access: Access | None = None, of: Live | None = None) -> TestClient:
-        made.append(build_service(of or live, limits, access))
+        made.append(make_service(of or live, limits, access))
         return TestClient(made[-1], base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
     yield client

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from glr_assets.recipes import Images
-from glr_assets.serving.limits import Limits, RefusedError, Slots, kind_of, listed, photograph
+from glr_assets.serving.limits import Limits, RefusedError, kind_of, listed, photograph
 from glr_assets_tests.serving.conftest import encoded
 
 RECIPE, LIMITS = Images(), Limits()
@@ -153,13 +153,3 @@ def test_a_wrong_number_to_list_is_refused(value: str) -> None:
     with pytest.raises(RefusedError) as caught:
         listed(value, 5)
     assert caught.value.status == 422
-
-
-def test_places_are_given_back_whatever_happens() -> None:
-    slots = Slots(1, "busy", "busy")
-    with pytest.raises(KeyError), slots.one():
-        raise KeyError
-    with slots.one(), pytest.raises(RefusedError) as caught, slots.one():
-        pass
-    assert (caught.value.status, caught.value.retry_after) == (503, 1)
-    assert slots.held == 0

@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from glr_assets.serving.app import build_service
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
+from glr_assets_tests.serving.conftest import MakeService
 
 CHECKS = [
     not_a_server_error,
@@ -41,9 +41,9 @@ OPERATIONS = (
 
 
 @pytest.fixture(scope="module")
-def description(live: Live) -> Any:
+def description(live: Live, make_service: MakeService) -> Any:
     # It names the host as it pleases.
-    return schemathesis.openapi.from_asgi("/openapi.json", build_service(live, access=Access(any_host=True)))
+    return schemathesis.openapi.from_asgi("/openapi.json", make_service(live, access=Access(any_host=True)))
 
 
 def test_these_are_all_operations(description: Any) -> None:

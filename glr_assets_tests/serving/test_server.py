@@ -20,13 +20,12 @@ import httpx
 import pytest
 
 from glr_assets.errors import SettingsError
-from glr_assets.serving.app import build_service
 from glr_assets.serving.client import Client
 from glr_assets.serving.limits import Limits, RefusedError
 from glr_assets.serving.live import Live
 from glr_assets.serving.security import Access
 from glr_assets.serving.sockets import listen, url_of
-from glr_assets_tests.serving.conftest import Served
+from glr_assets_tests.serving.conftest import MakeService, Served
 
 Listening = Callable[..., Any]
 BOUNDARY = "x"
@@ -68,9 +67,11 @@ def ask(port: int, photo: bytes) -> httpx.Response:
     return httpx.post(f"http://127.0.0.1:{port}/recognize", files={"image": photo}, timeout=60)
 
 
-def test_a_body_is_refused_while_it_arrives_and_not_after(live: Live, listening: Listening, photo: bytes) -> None:
+def test_a_body_is_refused_while_it_arrives_and_not_after(
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes
+) -> None:
     limits = Limits(max_bytes=10**6, header_seconds=1.0)
-    with listening(build_service(live, limits)) as port:
+    with listening(make_service(live, limits)) as port:
         # They never end: were they read to their ends there would be no answer.
         for start, expected in ((part(b"")[:-9], 413), (b"no form", 400)):
             with connected(port) as endless:
@@ -92,8 +93,10 @@ def test_a_body_is_refused_while_it_arrives_and_not_after(live: Live, listening:
         assert ask(port, photo).status_code == 200
 
 
-def test_slow_clients_hold_no_place_and_are_cut_off(live: Live, listening: Listening, photo: bytes) -> None:
-    service = build_service(live, Limits(computing=1, waiting=0, upload_seconds=1.5, header_seconds=1.5))
+def test_slow_clients_hold_no_place_and_are_cut_off(
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes
+) -> None:
+    service = make_service(live, Limits(computing=1, waiting=0, upload_seconds=1.5, header_seconds=1.5))
     body = part(photo)
     with listening(service) as port:
         slow = [connected(port) for _ in range(8)]
@@ -116,8 +119,10 @@ def test_slow_clients_hold_no_place_and_are_cut_off(live: Live, listening: Liste
         assert service.arriving.held == service.computing.held == 0
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(live: Live, listening: Listening, photo: bytes) -> None:
-    service = build_service(live, Limits(computing=1, waiting=0))
+def test_a_client_that_goes_away_leaves_nothing_behind(
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes
+) -> None:
+    service = make_service(live, Limits(computing=1, waiting=0))
     body = part(photo)
     with listening(service) as port:
         for _ in range(5):
@@ -128,8 +133,10 @@ def test_a_client_that_goes_away_leaves_nothing_behind(live: Live, listening: Li
         assert ask(port, photo).status_code == 200
 
 
-def test_many_at_once_are_answered_or_told_to_come_back(live: Live, listening: Listening, photo: bytes) -> None:
-    service = build_service(live, Limits(computing=1, waiting=2))
+def test_many_at_once_are_answered_or_told_to_come_back(
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes
+) -> None:
+    service = make_service(live, Limits(computing=1, waiting=2))
     with listening(service) as port, ThreadPoolExecutor(16) as pool:
         responses = list(pool.map(lambda _: ask(port, photo), range(64)))
         counts = Counter(response.status_code for response in responses)
@@ -141,7 +148,7 @@ def test_many_at_once_are_answered_or_told_to_come_back(live: Live, listening: L
 
 
 def test_a_new_index_is_taken_up_under_load_and_no_answer_is_of_half_of_it(
-    served: Served, listening: Listening, photo: bytes
+    served: Served, make_service: MakeService, listening: Listening, photo: bytes
 ) -> None:
     live = Live(served.store)
     live.refresh()
@@ -159,7 +166,7 @@ def test_a_new_index_is_taken_up_under_load_and_no_answer_is_of_half_of_it(
     def known(found: Any) -> tuple[Any, ...]:
         return tuple(like["id"] for like in found["similar"]), tuple(mark["probability"] for mark in found["landmarks"])
 
-    with listening(build_service(live, Limits(waiting=64), every_seconds=0.05)) as port:
+    with listening(make_service(live, Limits(waiting=64), every_seconds=0.05)) as port:
         expected = {known(ask(port, photo).json())}
         threads = [threading.Thread(target=hammer, args=(port,), daemon=True) for _ in range(2)]
         for thread in threads:
@@ -181,19 +188,21 @@ def test_a_new_index_is_taken_up_under_load_and_no_answer_is_of_half_of_it(
 
 
 def test_a_photograph_of_almost_as_many_bytes_as_there_may_be_arrives(
-    live: Live, listening: Listening, photo: bytes
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes
 ) -> None:
-    with listening(build_service(live)) as port:
+    with listening(make_service(live)) as port:
         padded = photo + bytes(Limits().max_bytes - len(photo))
         assert ask(port, padded).status_code == 200
         assert ask(port, padded + b"0").status_code == 413
 
 
-def test_the_client_speaks_for_a_program(live: Live, listening: Listening, photo: bytes, tmp_path: Path) -> None:
+def test_the_client_speaks_for_a_program(
+    live: Live, make_service: MakeService, listening: Listening, photo: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "gate.jpg"
     path.write_bytes(photo)
     with (
-        listening(build_service(live, access=Access("secret", any_host=True))) as port,
+        listening(make_service(live, access=Access("secret", any_host=True))) as port,
         Client(f"http://127.0.0.1:{port}", token="secret") as glr,
     ):
         assert glr.ready().landmarks == 4
