@@ -105,6 +105,7 @@ def dev(
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 3000,
 ) -> None:
     """Open the Dagster UI over a store, with the runs that made it and the source and recipe that it remembers."""
+    from glr_assets.defs.process_locks import fail_lost_runs_of
     from glr_assets.dev import dagster_home, dev_command, dev_environment, prepared_home
     from glr_assets.settings import Settings
 
@@ -115,6 +116,7 @@ def dev(
     if home is None:
         raise GlrError(f"DAGSTER_HOME is not set: {settings.store} is remote; set it to a folder of this machine")
     command = dev_command(prepared_home(home), host, port)
+    fail_lost_runs_of(home)
     err.print(
         f"store   {settings.store}\nsource  {now.source or 'the built-in sample'}   recipe {now.recipe}", markup=False
     )

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from glr_assets.defs.lineage import Progress as LineageProgress
 from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
+from glr_assets.defs.process_locks import fail_lost_runs
 from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.evaluation.report import REPORT
 from glr_assets.ledger.account import account_lines, image_account
@@ -100,6 +101,10 @@ def run_demo(settings: Settings, console: Console) -> DemoReport:
             for warning in warnings:
                 console.print(f"{'':12}{warning}", markup=False)
 
+        lost = fail_lost_runs(instance)
+        if lost:
+            runs = f"{len(lost)} unfinished run{'s' if len(lost) > 1 else ''}"
+            console.print(f"marked as failed: {runs} of a killed process", markup=False)
         seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends))
     packed = read_summary(Store(source.url, settings.source_options)) if "://" not in source.url else None
     return _report(store, seconds, source.url, recipe.name, packed)

@@ -15,6 +15,7 @@ from glr_assets import errors
 from glr_assets.defs import tags
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
 from glr_assets.defs.platform import platform_of
+from glr_assets.defs.process_locks import process_lock
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
 from glr_assets.errors import GlrError, SettingsError, describe
 from glr_assets.interrupts import Interrupted, raise_if_interrupted
@@ -110,7 +111,8 @@ def materialise_lineage(
             runs = [*contiguous(instance.get_dynamic_partitions(str(partitioned.name)), mine)]
         progress.begins(step)
         began = time.monotonic()
-        warnings = [warning for run in runs for warning in _materialise(definitions, key, run, instance)]
+        with process_lock(instance) as held:
+            warnings = [w for run in runs for w in _materialise(definitions, key, run, instance, held)]
         seconds[step.asset] = round(time.monotonic() - began, 3)
         progress.ends(step, seconds[step.asset], warnings)
     return seconds
@@ -130,7 +132,8 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
     wrong = []
     for run in contiguous(instance.get_dynamic_partitions(f"{split}_shards"), shards):
         try:
-            _materialise(definitions, key, run, instance, config)
+            with process_lock(instance) as held:
+                _materialise(definitions, key, run, instance, held, config)
         except LineageError as error:
             wrong.append(str(error))
     return wrong
@@ -145,13 +148,17 @@ def _materialise(
     key: dg.AssetKey,
     shards: tuple[str, str] | None,
     instance: dg.DagsterInstance,
+    held: Mapping[str, str],
     config: Mapping[str, object] | None = None,
 ) -> list[str]:
-    """Run one asset, or a range of its shards, with its checks; returns the checks that warn."""
-    asked: dict[str, str] = {}
+    """Run one asset, or a range of its shards, with its checks; returns the checks that warn.
+
+    `held` are the tags of this process's lock.
+    """
+    asked = dict(held)
     if shards is not None:
         # A range run: one process and one event stream for all shards, 0.02 s of Dagster's time each.
-        asked = {tags.RANGE_START: shards[0], tags.RANGE_END: shards[1]}
+        asked |= {tags.RANGE_START: shards[0], tags.RANGE_END: shards[1]}
     result = dg.materialize(
         [*ASSETS, *ASSET_CHECKS],
         selection=dg.AssetSelection.assets(key),

@@ -35,9 +35,9 @@ class Glr:
             timeout=600,
         )
 
-    def killed(self, after: float, *arguments: str) -> bool:
-        """Run and kill the whole process group by SIGKILL after so many seconds; whether it was still running."""
-        process = subprocess.Popen(
+    def begun(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run in a process group of its own, without waiting."""
+        return subprocess.Popen(
             [GLR, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -45,6 +45,10 @@ class Glr:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def killed(self, after: float, *arguments: str) -> bool:
+        """Run and kill the whole process group by SIGKILL after so many seconds; whether it was still running."""
+        process = self.begun(*arguments)
         time.sleep(after)
         running = process.poll() is None
         if running:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from glr_assets.defs.process_locks import UNFINISHED
 from glr_assets.evaluation.score import score_recognition, score_retrieval
 from glr_assets_tests.integration.conftest import Glr
 from glr_assets_tests.lineage import digests, write_pooling_embedder, write_recipe
@@ -77,6 +84,41 @@ def test_a_killed_demo_goes_on_and_ends_with_the_same_bytes(
     done = glr(*arguments, "--store", "disturbed")
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "disturbed") == digests(tmp_path / "undisturbed")
+    with dg.DagsterInstance.from_config(str(tmp_path / "disturbed" / ".dagster")) as instance:
+        assert instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)) == []
+
+
+def test_a_demo_that_goes_on_fails_the_run_that_was_killed(glr: Glr, bucket: str, quick: str, tmp_path: Path) -> None:
+    arguments = ("demo", "--source", bucket, "--recipe", quick, "--store", "store")
+    database = tmp_path / "store" / ".dagster" / "history" / "runs.db"
+
+    def runs() -> dict[str, str]:
+        if not database.exists():
+            return {}
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.1)) as connection:
+            try:
+                return dict(connection.execute("SELECT run_id, status FROM runs"))
+            except sqlite3.OperationalError:  # being written
+                return {}
+
+    process = glr.begun(*arguments)
+    while True:  # stopped while it is looked at, so that it does not finish meanwhile
+        time.sleep(0.2)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGSTOP)
+        started = [run_id for run_id, status in runs().items() if status == "STARTED"]
+        if started:
+            break
+        os.killpg(process.pid, signal.SIGCONT)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (lost,) = started
+    done = glr(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "marked as failed: 1 unfinished run of a killed process" in done.stderr
+    after = runs()
+    assert after.pop(lost) == "FAILURE"
+    assert set(after.values()) == {"SUCCESS"}
 
 
 def test_a_kaggle_folder_without_solutions_gives_a_submission_and_no_score(
@@ -113,7 +155,6 @@ def test_kills_at_five_random_moments_end_with_the_bytes_of_an_undisturbed_run(
     glr: Glr, bucket: str, training: str, tmp_path: Path
 ) -> None:
     import random
-    import time
 
     arguments = ("demo", "--source", bucket, "--recipe", training)
     began = time.monotonic()

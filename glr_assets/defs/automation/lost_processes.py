@@ -2,7 +2,8 @@
 
 Dagster's own monitoring does not ask after the processes of the default launcher: such a run would stand as started for
 ever, and whatever waits for it with it. The server that started a run knows whether it still runs. A failed run is
-begun again by Dagster's run retries, and finds what was finished by its receipts.
+begun again by Dagster's run retries, and finds what was finished by its receipts. Of a run that no server started, as
+those of `glr demo`, the lock of its process tells.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
+
+from glr_assets.defs.process_locks import LOST as LOST_LOCK
+from glr_assets.defs.process_locks import fail_lost_runs
 
 #: Seconds that the server of a run has to answer.
 ANSWER = 5
@@ -30,7 +34,12 @@ LOST = "Its process is gone: the machine or the code server that ran it was rest
     description="Fails runs whose process is gone, so that they are begun again and nothing waits for them.",
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Fail a run that several looks in a row found without a process: a server may be slow, and a run may just end."""
+    """Fail a run that several looks in a row found without a process: a server may be slow, and a run may just end.
+
+    A lock that nobody holds leaves no doubt, so such a run is failed at once.
+    """
+    for run_id in fail_lost_runs(context.instance):
+        context.log.error(f"run {run_id[:8]}: {LOST_LOCK}")
     looks: dict[str, int] = json.loads(context.cursor or "{}")
     runs = context.instance.get_runs(filters=dg.RunsFilter(statuses=_AT_WORK))
     gone = {run.run_id: looks.get(run.run_id, 0) + 1 for run in runs if is_gone(run)}
@@ -46,7 +55,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 def is_gone(run: dg.DagsterRun) -> bool:
     """Whether the server that started a run does not answer, or does not know it any more.
 
-    False of runs that no such server started: those of this process, of Kubernetes, of Celery.
+    False of runs that no such server started: those of `glr demo`, of Kubernetes, of Celery.
     """
     place = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
     if not place:
