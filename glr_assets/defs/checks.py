@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation import checks as curated
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
@@ -206,10 +207,25 @@ def _contradicted_size(asset: str) -> Callable[[Store], str]:
     return lambda store: str(_receipt(store, asset).summary.get("image_size_warning") or "")
 
 
+def _unterminated(asset: str) -> Callable[[Store], str]:
+    return lambda store: str(_receipt(store, asset).summary.get(UNTERMINATED) or "")
+
+
 def _without_boxes(store: Store) -> str:
     return str(_receipt(store, "openimages_annotations").summary["categories_without_boxes"])
 
 
+FROM_CSV = (
+    "train_metadata",
+    "train_attribution",
+    "landmark_labels",
+    "competition_train",
+    "index_metadata",
+    "test_metadata",
+    "recognition_solution",
+    "retrieval_solution",
+    "openimages_annotations",
+)
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = [
     _holds(
@@ -299,6 +315,16 @@ CHECKS = [
             severity=WARN,
         )
         for asset in ("embedder", "non_landmark_classifier")
+    ),
+    *(
+        _holds(
+            asset,
+            f"{asset}_ends_in_newline",
+            "Every CSV that it was made from ends in a line end: a file without one may be cut.",
+            _unterminated(asset),
+            severity=WARN,
+        )
+        for asset in FROM_CSV
     ),
     *(drift_check(asset) for asset in DRIFTING),
 ]

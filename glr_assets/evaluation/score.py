@@ -10,7 +10,6 @@ where an id stands twice, which is an error also for blank predictions and ignor
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, get_args
 
-from glr_assets.errors import MetricError
+from glr_assets.csv_structure import holds_line_break, key_pattern, refuse_swallowed_row, strict_rows
+from glr_assets.errors import MetricError, TableError
 from glr_assets.evaluation.metrics import (
     Prediction,
     global_average_precision,
@@ -36,8 +36,6 @@ _IGNORED_IMAGES = "None"
 """What the retrieval solution has in the place of images for a query that is not scored."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# The csv module's default of 128 KiB is less than the ids of 10,000 relevant images.
-_LONGEST_FIELD = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,56 +264,48 @@ def _opened(file: CsvFile) -> Iterator[Iterable[bytes]]:
 def _rows(file: CsvFile, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each row's place for messages and its values of `columns`, the first of which names a row but once."""
     name = _name(file)
-    csv.field_size_limit(_LONGEST_FIELD)
     with _opened(file) as lines:
-        reader = csv.reader(_decoded(name, lines), strict=True)
         try:
-            places, width = _header(name, next(reader, None), columns)
+            rows = strict_rows(lines, name)
+            header = next(rows, (1, []))[1]
+            places, width = _header(name, header, columns), len(header)
             seen: dict[str, int] = {}
-            for row in reader:
-                if not row:
-                    continue
-                at = f"{name}, line {reader.line_num}"
+            pattern = ""
+            for line, row in rows:
+                at = f"{name}, line {line}"
                 if len(row) != width:
                     raise MetricError(
                         f"{at}, id {_shown(row[0])}: expected {width} fields as in the header, "
                         f"found {len(row)}; quote values that hold commas"
                     )
+                pattern = pattern or key_pattern(row[0])
+                for place, value in enumerate(row):
+                    if not holds_line_break(value):
+                        continue
+                    if place in places:
+                        raise MetricError(f"{at}: {header[place]} holds a line break; close the quote before it")
+                    refuse_swallowed_row(value, header, place, pattern, at)
                 key = row[places[0]]
                 if not key:
                     raise MetricError(f"{at}: expected an id, found an empty one; fill it in or drop the row")
                 if key in seen:
                     raise MetricError(f"{at}: id {key!r} stood on line {seen[key]} already; keep one row an id")
-                seen[key] = reader.line_num
+                seen[key] = line
                 yield at, [row[place] for place in places]
-        except csv.Error as error:
-            raise MetricError(
-                f"{name}, line {reader.line_num}: not CSV: {error}; mend the quotes of this row"
-            ) from error
+        except TableError as error:
+            raise MetricError(str(error)) from error
 
 
-def _header(name: str, header: list[str] | None, columns: Sequence[str]) -> tuple[list[int], int]:
-    """Where `columns` stand in the header, and how many fields it has."""
-    if header is None:
+def _header(name: str, header: list[str], columns: Sequence[str]) -> list[int]:
+    """Where `columns` stand in the header."""
+    if not header:
         raise MetricError(f"{name}: empty, expected a CSV with the columns {','.join(columns)}")
     if any(header.count(column) != 1 for column in columns):
         raise MetricError(
             f"{name}, line 1: expected a header with the columns {','.join(columns)}, "
-            f"found {_shown(','.join(header))}; mend the header"
+            f"found {_shown(','.join(header))}; correct the header"
         )
-    return [header.index(column) for column in columns], len(header)
-
-
-def _decoded(name: str, lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            # Spreadsheet programs put a byte order mark before the header.
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise MetricError(
-                f"{name}, line {number}: expected UTF-8 text, "
-                f"found the byte 0x{error.object[error.start]:02x}; save it as UTF-8 CSV"
-            ) from error
+    return [header.index(column) for column in columns]
 
 
 def _usage(at: str, query: str, value: str) -> Usage:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from glr_assets.errors import TableError
+from glr_assets.csv_structure import UNTERMINATED, CheckedCsv, Reopen, examine, key_pattern, refuse_swallowed_row
+from glr_assets.errors import SourceError, TableError
 from glr_assets.metadata.sorting import sorted_rows
+from glr_assets.receipts import Summary
 from glr_assets.source import Source, TableName
 from glr_assets.tables import repeated_keys
 
@@ -20,54 +23,122 @@ LONGEST_ROW = 16 * 2**20
 
 
 def read_csv(
-    source: Source, name: TableName, columns: Mapping[str, pa.DataType], optional: Collection[str] = ()
+    source: Source,
+    name: TableName,
+    columns: Mapping[str, pa.DataType],
+    optional: Collection[str] = (),
+    figures: Summary | None = None,
 ) -> pa.Table | None:
     """The columns of a published CSV with their types; None where the source has no such table.
 
     An `optional` column that the file lacks is absent in every row; no other value may be.
 
+    Args:
+        source: which publishes it.
+        name: of the table.
+        columns: names and types of the columns to read.
+        optional: those that the file may lack.
+        figures: `UNTERMINATED` gains the table's name where its last row has no line end: the file may be cut there.
+
     Raises:
-        TableError: it lacks a column, holds a value of another type, or an id with a NUL in it.
+        TableError: with the line: it is damaged (see `csv_structure`), lacks a column or has it twice, or holds a
+            value of another type.
         SourceError: it must be there and is not.
     """
     url = source.table_url(name)
     file = source.open_table(name)
     if file is None:
         return None
+
+    def examined(found: Mapping[str, pa.DataType]) -> None:
+        """Raise what is wrong with the file, with its line."""
+        integers = [column for column, kind in found.items() if pa.types.is_integer(kind)]
+        examine(_reopened(source, name), url, list(found), integers, filled={"id", *integers})
+
     with file:
+        checked = CheckedCsv(file, url, lambda: _reopened(source, name))
+        present = dict(columns)
         try:
+            head = checked.peek()
+            for column in [column for column in optional if column not in checked.header]:
+                del present[column]
+            lacking = [column for column in present if column not in checked.header]
+            if lacking and head:
+                raise TableError(
+                    f"{url}: line 1: lacks the column {lacking[0]!r}; expected a header with {', '.join(columns)}, "
+                    f"found {_shortened(','.join(checked.header))}; correct the file at the source"
+                )
+            checked.watches_line_breaks = len(present) < len(checked.header)
             data = csv.read_csv(
-                file,
+                checked,
                 # The border of a block is a row's end only after the rows before it are parsed: threads wait for
                 # each other, and take half as much processor time again.
                 read_options=csv.ReadOptions(block_size=LONGEST_ROW, use_threads=False),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
-                    column_types=dict(columns), include_columns=list(columns), strings_can_be_null=False
+                    column_types=present, include_columns=list(present), strings_can_be_null=False
                 ),
             )
-        except KeyError as error:
-            if optional:
-                needed = {column: kind for column, kind in columns.items() if column not in optional}
-                found = read_csv(source, name, needed)
-                return None if found is None else _with_absent(found, columns)
-            raise TableError(
-                f"{url}: lacks a column ({str(error).strip(chr(34))}); expected {', '.join(columns)}; "
-                "mend the file at the source"
-            ) from error
         except pa.ArrowInvalid as error:
-            raise TableError(f"{url}: {' '.join(str(error).split())}; mend the file at the source") from error
+            examined(present)
+            raise TableError(f"{url}: {' '.join(str(error).split())}; correct the file at the source") from error
+    repeated = [column for column in present if checked.header.count(column) > 1]
+    lacking = [column for column in present if _lacks_values(data[column], or_empty=column == "id")]
+    odd = repeated or lacking or _repeats_header(data) or ("id" in present and _is_broken(data["id"]))
+    if odd or (checked.watches_line_breaks and checked.holds_line_breaks):
+        examined(present)
+    _refuse_swallowed_rows(data, checked.header, lambda: _reopened(source, name), url)
+    for column in lacking:
+        raise TableError(f"{url}: a row has no {column}; correct the file at the source")
+    if figures is not None and not checked.ends_in_newline and data.num_rows:
+        figures[UNTERMINATED] = ", ".join(filter(None, [str(figures.get(UNTERMINATED) or ""), name]))
+    return _with_absent(data, columns) if len(present) < len(columns) else data
+
+
+def _reopened(source: Source, name: TableName) -> IO[bytes]:
+    file = source.open_table(name)
+    if file is None:
+        raise SourceError(f"{source.table_url(name)} is gone since it was begun to be read; run it again")
+    return file
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def _lacks_values(column: pa.ChunkedArray, *, or_empty: bool) -> bool:
+    return bool(column.null_count or (or_empty and pc.any(pc.equal(column, "")).as_py()))
+
+
+def _is_broken(ids: pa.ChunkedArray) -> bool:
+    """Whether an id holds a line break, or begins with a byte order mark as where files were joined."""
+    return any(pc.any(pc.match_substring(ids, sign)).as_py() for sign in ("\n", "\r", "\ufeff"))
+
+
+def _repeats_header(data: pa.Table) -> bool:
+    """Whether a row of strings has the names of the columns as its values, as where files were joined."""
+    masks = [pc.equal(data[name], name) for name in data.schema.names if pa.types.is_string(data[name].type)]
+    found: pa.ChunkedArray | None = None
+    for mask in masks:
+        found = mask if found is None else pc.and_(found, mask)
+    return found is not None and bool(pc.any(found).as_py())
+
+
+def _refuse_swallowed_rows(data: pa.Table, header: Sequence[str], reopen: Reopen, url: str) -> None:
+    """Refuse values that hold other rows; see `refuse_swallowed_row`."""
+    if header[0] not in data.schema.names or not data.num_rows:
+        return
+    key = key_pattern(str(data[header[0]][0].as_py()))
     for column in data.schema.names:
-        if data[column].null_count:
-            row = pc.index(data[column].is_null(), True).as_py()
-            raise TableError(f"{url}: row {row + 1} has no {column}; mend the file at the source")
-    if "id" in data.schema.names and _holds_nul(data["id"]):
-        row = pc.index(pc.match_substring(data["id"], "\0"), True).as_py()
-        raise TableError(
-            f"{url}: row {row + 1} has the id {data['id'][row].as_py()!r}, which no file can be named by; "
-            "mend the file at the source"
-        )
-    return data
+        if not pa.types.is_string(data[column].type):
+            continue
+        for row in np.flatnonzero(pc.match_substring_regex(data[column], "[\r\n]").to_numpy()):
+            place = header.index(column)
+            try:
+                refuse_swallowed_row(data[column][int(row)].as_py(), header, place, key, url)
+            except TableError:
+                examine(reopen(), url)
+                raise
 
 
 def _with_absent(data: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
@@ -78,18 +149,6 @@ def _with_absent(data: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table
             for column, kind in columns.items()
         }
     )
-
-
-def _holds_nul(column: pa.ChunkedArray) -> bool:
-    """Whether a value of a column of strings without absent values has a NUL in it."""
-    for chunk in column.chunks:
-        _, offsets, data = chunk.buffers()
-        if len(chunk) and data is not None:
-            ends = np.frombuffer(offsets, np.int32)
-            used = slice(ends[chunk.offset], ends[chunk.offset + len(chunk)])
-            if not np.frombuffer(data, np.uint8)[used].all():
-                return True
-    return False
 
 
 def rows_by_key(data: pa.Table, key: str, url: str) -> npt.NDArray[np.int64]:
@@ -118,7 +177,7 @@ def distinct_rows(
     if conflicting.num_rows:
         raise TableError(
             f"{url}: {conflicting.num_rows} values of {key} have rows that contradict each other, the first "
-            f"{conflicting[key][0].as_py()!r}; mend the file at the source"
+            f"{conflicting[key][0].as_py()!r}; correct the file at the source"
         )
     return order[~repeats]
 

@@ -29,7 +29,7 @@ from glr_assets.source import Source, TableName
 from glr_assets.store import Store
 from glr_assets.tables import ROWS_A_GROUP, Table, TableWriter, fixed_width, places, read_table, taken
 
-CODE_VERSION = "2"
+CODE_VERSION = "4"
 _STRING, _INT = pa.string(), pa.int64()
 _ROWS_AT_ONCE = ROWS_A_GROUP
 
@@ -37,9 +37,9 @@ _ROWS_AT_ONCE = ROWS_A_GROUP
 def make_train_metadata(source: Source, store: Store) -> Made:
     """`train_metadata` from train.csv (a Kaggle folder's has no URLs)."""
 
-    def read() -> pa.Table:
+    def read(figures: Summary) -> pa.Table:
         columns = {"id": _STRING, "url": _STRING, "landmark_id": _INT}
-        data = read_csv(source, "train", columns, optional=["url"])
+        data = read_csv(source, "train", columns, ["url"], figures)
         if data is None or not data.num_rows:
             raise TableError(
                 f"{source.table_url('train')}: no image in it; expected rows of id,url,landmark_id; check GLR_SOURCE"
@@ -52,8 +52,9 @@ def make_train_metadata(source: Source, store: Store) -> Made:
 def make_train_attribution(source: Source, store: Store) -> Made:
     """`train_attribution` from train_attribution.csv; empty where the source publishes none."""
 
-    def read() -> pa.Table | None:
-        data = read_csv(source, "train_attribution", {c.name: c.type for c in TRAIN_ATTRIBUTION.columns})
+    def read(figures: Summary) -> pa.Table | None:
+        columns = {column.name: column.type for column in TRAIN_ATTRIBUTION.columns}
+        data = read_csv(source, "train_attribution", columns, figures=figures)
         return None if data is None else _without_unknown(data, ("author", "license"))
 
     return _make_by_id(source, store, "train_attribution", TRAIN_ATTRIBUTION, "train_attribution", read)
@@ -73,15 +74,18 @@ def _without_unknown(data: pa.Table, columns: Sequence[str]) -> pa.Table:
 def make_landmark_labels(source: Source, store: Store) -> Made:
     """`landmark_labels` from the category table, with the hierarchy where it is published."""
 
-    def build() -> tuple[pa.Table, Summary]:
-        labels = read_csv(source, "train_label_to_category", {"landmark_id": _INT, "category": _STRING})
+    def build(figures: Summary) -> pa.Table:
+        labels = read_csv(
+            source, "train_label_to_category", {"landmark_id": _INT, "category": _STRING}, figures=figures
+        )
         if labels is None:
-            return LANDMARK_LABELS.empty(), {"published": False}
+            return LANDMARK_LABELS.empty()
         kinds = read_csv(
             source,
             "train_label_to_hierarchical",
             dict.fromkeys(("supercategory", "hierarchical_label", "natural_or_human_made"), _STRING)
             | {"landmark_id": _INT},
+            figures=figures,
         )
         labels, repeated = one_row_per_key(labels, "landmark_id", source.table_url("train_label_to_category"))
         if kinds is None:
@@ -89,7 +93,8 @@ def make_landmark_labels(source: Source, store: Store) -> Made:
         kinds, _ = one_row_per_key(kinds, "landmark_id", source.table_url("train_label_to_hierarchical"))
         names = pa.array([readable_name(url) for url in labels["category"].to_pylist()], _STRING)
         joined = labels.append_column("name", names).join(kinds, "landmark_id", use_threads=False)
-        return joined.sort_by("landmark_id"), {"published": True, "repeated_rows": repeated}
+        figures |= {"published": True, "repeated_rows": repeated}
+        return joined.sort_by("landmark_id")
 
     tables: tuple[TableName, ...] = ("train_label_to_category", "train_label_to_hierarchical")
     return _make(source, store, "landmark_labels", LANDMARK_LABELS, tables, build)
@@ -121,11 +126,12 @@ def make_competition_train(source: Source, store: Store) -> Made:
     """`competition_train` from train_clean.csv; of a source without one, every train image."""
     inputs = need_receipts(store, "train_metadata")
 
-    def build() -> tuple[pa.Table, Summary]:
+    def build(figures: Summary) -> pa.Table:
         train = read_table(store, TRAIN_METADATA, ["id", "landmark_id"])
-        clean = read_csv(source, "train_clean", {"landmark_id": _INT, "images": _STRING})
+        clean = read_csv(source, "train_clean", {"landmark_id": _INT, "images": _STRING}, figures=figures)
         if clean is None:
-            return train, {"published": False, "unknown_to_train": 0}
+            figures["unknown_to_train"] = 0
+            return train
         ids = split_words(clean["images"]).combine_chunks()
         listed = pa.table(
             {
@@ -138,9 +144,10 @@ def make_competition_train(source: Source, store: Store) -> Made:
         if len(strange):
             raise TableError(
                 f"{source.table_url('train_clean')}: {len(strange)} images are not in train.csv under the same "
-                f"landmark, the first {strange[0]!r}; mend either file at the source"
+                f"landmark, the first {strange[0]!r}; correct either file at the source"
             )
-        return data, {"published": True, "repeated_rows": repeated}
+        figures |= {"published": True, "repeated_rows": repeated}
+        return data
 
     return _make(source, store, "competition_train", COMPETITION_TRAIN, ("train_clean",), build, inputs=inputs)
 
@@ -157,18 +164,19 @@ def _strange(images: pa.Table, train: pa.Table) -> list[str]:
 def make_index_metadata(source: Source, store: Store) -> Made:
     """`index_metadata` from index.csv and its landmarks; empty where the source has no index."""
 
-    def build() -> tuple[pa.Table, Summary]:
-        index = read_csv(source, "index", {"id": _STRING, "url": _STRING}, optional=["url"])
+    def build(figures: Summary) -> pa.Table:
+        index = read_csv(source, "index", {"id": _STRING, "url": _STRING}, ["url"], figures)
         if index is None:
-            return INDEX_METADATA.empty(), {"published": False}
+            return INDEX_METADATA.empty()
         index, repeated = one_row_per_key(index, "id", source.table_url("index"))
-        labels = read_csv(source, "index_image_to_landmark", {"id": _STRING, "landmark_id": _INT})
+        labels = read_csv(source, "index_image_to_landmark", {"id": _STRING, "landmark_id": _INT}, figures=figures)
         if labels is None:
             labels = pa.schema({"id": _STRING, "landmark_id": _INT}).empty_table()
         labels, _ = one_row_per_key(labels, "id", source.table_url("index_image_to_landmark"))
         at = places(fixed_width(index["id"]), fixed_width(labels["id"]))
         landmarks = taken(labels.select(["landmark_id"]), at)["landmark_id"]
-        return index.append_column("index_landmark_id", landmarks), {"published": True, "repeated_rows": repeated}
+        figures |= {"published": True, "repeated_rows": repeated}
+        return index.append_column("index_landmark_id", landmarks)
 
     return _make(source, store, "index_metadata", INDEX_METADATA, ("index", "index_image_to_landmark"), build)
 
@@ -182,28 +190,32 @@ def make_test_metadata(source: Source, store: Store) -> Made:
         "test_metadata",
         TEST_METADATA,
         "test",
-        lambda: read_csv(source, "test", columns, optional=["url"]),
+        lambda figures: read_csv(source, "test", columns, ["url"], figures),
     )
 
 
 def make_recognition_solution(source: Source, store: Store) -> Made:
     """`recognition_solution` from its CSV; empty where the source publishes none."""
 
-    def build() -> tuple[pa.Table, Summary]:
+    def build(figures: Summary) -> pa.Table:
         url = source.table_url("recognition_solution")
-        data = read_csv(source, "recognition_solution", dict.fromkeys(("id", "landmarks", "Usage"), _STRING))
+        data = read_csv(
+            source, "recognition_solution", dict.fromkeys(("id", "landmarks", "Usage"), _STRING), figures=figures
+        )
         if data is None:
-            return RECOGNITION_SOLUTION.empty(), {"published": False}
+            return RECOGNITION_SOLUTION.empty()
         data, repeated = one_row_per_key(data, "id", url)
         words = split_words(data["landmarks"])
         try:
             landmarks = words.cast(pa.list_(_INT))
         except pa.ArrowInvalid as error:
             raise TableError(
-                f"{url}: column landmarks: {error}; expected blank-separated landmark ids; mend the file at the source"
+                f"{url}: column landmarks: {error}; expected landmark ids with blanks between them; "
+                "correct the file at the source"
             ) from error
         table = pa.table({"id": data["id"], "landmark_ids": landmarks, "usage": _usages(data["Usage"], url)})
-        return table, {"published": True, "repeated_rows": repeated}
+        figures |= {"published": True, "repeated_rows": repeated}
+        return table
 
     return _make(source, store, "recognition_solution", RECOGNITION_SOLUTION, ("recognition_solution",), build)
 
@@ -211,17 +223,20 @@ def make_recognition_solution(source: Source, store: Store) -> Made:
 def make_retrieval_solution(source: Source, store: Store) -> Made:
     """`retrieval_solution` from its CSV; empty where the source publishes none."""
 
-    def build() -> tuple[pa.Table, Summary]:
+    def build(figures: Summary) -> pa.Table:
         url = source.table_url("retrieval_solution")
-        data = read_csv(source, "retrieval_solution", dict.fromkeys(("id", "images", "Usage"), _STRING))
+        data = read_csv(
+            source, "retrieval_solution", dict.fromkeys(("id", "images", "Usage"), _STRING), figures=figures
+        )
         if data is None:
-            return RETRIEVAL_SOLUTION.empty(), {"published": False}
+            return RETRIEVAL_SOLUTION.empty()
         data, repeated = one_row_per_key(data, "id", url)
         ignored = pc.equal(pc.utf8_trim_whitespace(data["images"]), "None")
         images = split_words(pc.if_else(ignored, "", data["images"]))
         usage = _usages(pc.if_else(ignored, "Ignored", data["Usage"]), url)
         table = pa.table({"id": data["id"], "index_ids": images, "usage": usage})
-        return table, {"published": True, "repeated_rows": repeated}
+        figures |= {"published": True, "repeated_rows": repeated}
+        return table
 
     return _make(source, store, "retrieval_solution", RETRIEVAL_SOLUTION, ("retrieval_solution",), build)
 
@@ -230,17 +245,18 @@ def _usages(values: pa.ChunkedArray, url: str) -> pa.ChunkedArray:
     known = pc.is_in(values, pa.array(["Public", "Private", "Ignored"]))
     if not pc.all(known).as_py() and len(values):
         wrong = values.filter(pc.invert(known))[0].as_py()
-        raise TableError(f"{url}: Usage {wrong!r}; expected Public, Private or Ignored; mend the file at the source")
+        raise TableError(f"{url}: Usage {wrong!r}; expected Public, Private or Ignored; correct the file at the source")
     return values
 
 
 def _make_by_id(
-    source: Source, store: Store, asset: str, table: Table, name: TableName, read: Callable[[], pa.Table | None]
+    source: Source, store: Store, asset: str, table: Table, name: TableName, read: Callable[[Summary], pa.Table | None]
 ) -> Made:
     """A table that is one CSV sorted by id, however large: a part of the sorted rows at a time is in memory."""
 
     def write(writer: Writer) -> Summary:
-        data = read()
+        figures: Summary = {}
+        data = read(figures)
         if data is None:
             writer.table(table, table.empty())
             return {"rows": 0, "published": False}
@@ -260,7 +276,7 @@ def _make_by_id(
             # The next part is gathered while one is compressed.
             for sorted_part in ordered(part, range(0, len(rows), _ROWS_AT_ONCE), workers=1):
                 parquet.append(sorted_part)
-        return {"rows": len(rows), "published": True, "repeated_rows": data.num_rows - len(rows)}
+        return {"rows": len(rows), "published": True, "repeated_rows": data.num_rows - len(rows), **figures}
 
     inputs = {f"source:{name}": source.table_digest(name)}
     return make(store, asset, inputs=inputs, parameters={}, code_version=CODE_VERSION, build=write)
@@ -285,14 +301,15 @@ def _make(
     asset: str,
     table: Table,
     csv_tables: tuple[TableName, ...],
-    build: Callable[[], tuple[pa.Table, Summary]],
+    build: Callable[[Summary], pa.Table],
     inputs: dict[str, str] | None = None,
 ) -> Made:
     def write(writer: Writer) -> Summary:
-        data, summary = build()
+        figures: Summary = {"published": False}
+        data = build(figures)
         data = data.select([column.name for column in table.columns])
         writer.table(table, data)
-        return {"rows": data.num_rows, **summary}
+        return {"rows": data.num_rows, **figures}
 
     digests = {f"source:{name}": source.table_digest(name) for name in csv_tables}
     return make(store, asset, inputs=digests | (inputs or {}), parameters={}, code_version=CODE_VERSION, build=write)

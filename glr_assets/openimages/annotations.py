@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.openimages.boxes import USABLE, judged_boxes, read_boxes
 from glr_assets.openimages.csv_stream import matching_rows, numbers
 from glr_assets.openimages.labels import Labels, wanted_labels
@@ -21,7 +22,7 @@ from glr_assets.recipes import OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, taken
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 ASSET = "openimages_annotations"
 #: Columns of an image table, and what they are called here.
 _RIGHTS = {
@@ -44,7 +45,7 @@ def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: Open
     Raises:
         RecipeError: a category is not in the class descriptions.
         SourceError: a published file is not there.
-        TableError: one is cut, or lacks a column.
+        TableError: one is damaged, or lacks a column.
     """
     labels = wanted_labels(root, recipe.categories, subcategories=recipe.subcategories)
     files = [root.find(CLASS_DESCRIPTIONS)]
@@ -54,9 +55,10 @@ def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: Open
     def build(writer: Writer) -> Summary:
         read = read_boxes(root, recipe.subsets, list(labels.categories))
         boxes = judged_boxes(read.rows, labels.categories, recipe, seed)
-        data = _with_images(root, boxes, recipe.subsets)
+        data = _with_images(root, boxes, recipe.subsets, read.unterminated)
         writer.table(OPENIMAGES_ANNOTATIONS, data.select(OPENIMAGES_ANNOTATIONS.schema.names))
-        return _summary(data, read.seen, labels, recipe)
+        figures = _summary(data, read.seen, labels, recipe)
+        return figures | ({UNTERMINATED: ", ".join(read.unterminated)} if read.unterminated else {})
 
     return make(
         store,
@@ -68,13 +70,14 @@ def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: Open
     )
 
 
-def _with_images(root: OpenImagesRoot, boxes: pa.Table, subsets: Sequence[Subset]) -> pa.Table:
+def _with_images(root: OpenImagesRoot, boxes: pa.Table, subsets: Sequence[Subset], unterminated: list[str]) -> pa.Table:
     """The boxes with what their subset's image table says of their images; absent where it says nothing."""
     found = []
     for subset in subsets:
         of_subset = boxes["image_id"].filter(pc.equal(boxes["subset"], subset))
         ids = np.unique(fixed_width(of_subset))
-        found.append(_images(root, subset, ids).append_column("subset", pa.array([subset] * len(ids), pa.string())))
+        images = _images(root, subset, ids, unterminated)
+        found.append(images.append_column("subset", pa.array([subset] * len(ids), pa.string())))
     images = pa.concat_tables(found)
     at = places(_keys(boxes), _keys(images))
     columns = taken(images, at)
@@ -87,7 +90,7 @@ def _keys(data: pa.Table) -> npt.NDArray[np.bytes_]:
     return fixed_width(pc.binary_join_element_wise(data["subset"], data["image_id"], "\x01"))
 
 
-def _images(root: OpenImagesRoot, subset: Subset, ids: npt.NDArray[np.bytes_]) -> pa.Table:
+def _images(root: OpenImagesRoot, subset: Subset, ids: npt.NDArray[np.bytes_], unterminated: list[str]) -> pa.Table:
     """One row per wanted image, in the order of `ids` [n]; of repeated rows of an image the first."""
 
     def wanted(batch: pa.RecordBatch) -> pa.Array:
@@ -95,7 +98,13 @@ def _images(root: OpenImagesRoot, subset: Subset, ids: npt.NDArray[np.bytes_]) -
 
     columns = ["ImageID", *_RIGHTS]
     rows, _ = matching_rows(
-        root, root.find(IMAGES[subset]), columns, wanted, optional=["Rotation"], newlines_in_values=True
+        root,
+        root.find(IMAGES[subset]),
+        columns,
+        wanted,
+        optional=["Rotation"],
+        newlines_in_values=True,
+        unterminated=unterminated,
     )
     listed = fixed_width(rows["ImageID"])
     order = np.argsort(listed, kind="stable")

@@ -33,10 +33,11 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Read:
-    """What was read: a table of text with `subset`, and how many rows the files have."""
+    """What was read: a table of text with `subset`, how many rows the files have, and which may be cut at their end."""
 
     rows: pa.Table
     seen: int
+    unterminated: list[str]
 
 
 def read_boxes(root: OpenImagesRoot, subsets: Sequence[Subset], labels: Sequence[str]) -> Read:
@@ -44,17 +45,21 @@ def read_boxes(root: OpenImagesRoot, subsets: Sequence[Subset], labels: Sequence
 
     Raises:
         SourceError: a subset's file is not there.
-        TableError: one lacks a column, or is cut.
+        TableError: one lacks a column, or is damaged; see `csv_structure`.
     """
     values = pa.array(labels, pa.string())
-    parts, seen = [], 0
+    parts, seen, unterminated = [], 0, list[str]()
     for subset in subsets:
         found, rows = matching_rows(
-            root, root.find(BOXES[subset]), BOX_COLUMNS, lambda batch: pc.is_in(batch["LabelName"], value_set=values)
+            root,
+            root.find(BOXES[subset]),
+            BOX_COLUMNS,
+            lambda batch: pc.is_in(batch["LabelName"], value_set=values),
+            unterminated=unterminated,
         )
         parts.append(found.append_column("subset", pa.array([subset] * found.num_rows, pa.string())))
         seen += rows
-    return Read(pa.concat_tables(parts), seen)
+    return Read(pa.concat_tables(parts), seen, unterminated)
 
 
 def judged_boxes(rows: pa.Table, categories: Mapping[str, str], recipe: OpenImages, seed: int) -> pa.Table:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
+from glr_assets.csv_structure import LONGEST_MARK, holds_line_break, refuse_other_formats, strict_rows
 from glr_assets.errors import RecipeError, TableError
 from glr_assets.openimages.layout import CLASS_COLUMNS, CLASS_DESCRIPTIONS, HIERARCHY
 from glr_assets.openimages.root import OpenImagesRoot
@@ -47,20 +46,19 @@ def read_descriptions(root: OpenImagesRoot) -> dict[str, str]:
     """
     name = root.find(CLASS_DESCRIPTIONS)
     found: dict[str, str] = {}
-    with root.open_table(name) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        try:
-            rows = list(csv.reader(text))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise TableError(f"{root.table_url(name)}: not a CSV in UTF-8: {error}; download it again") from error
-    for number, row in enumerate(rows, 1):
-        if not row or (number == 1 and tuple(row) == CLASS_COLUMNS):
+    with root.open_table(name) as file:
+        refuse_other_formats(file.read(LONGEST_MARK), root.table_url(name))
+        file.seek(0)
+        rows = list(strict_rows(file, root.table_url(name)))
+    for number, (line, row) in enumerate(rows):
+        if not number and tuple(row) == CLASS_COLUMNS:
             continue
+        where = f"{root.table_url(name)}: line {line}"
         if len(row) != len(CLASS_COLUMNS):
-            raise TableError(
-                f"{root.table_url(name)}: line {number} has {len(row)} columns, expected {','.join(CLASS_COLUMNS)}; "
-                "download it again"
-            )
+            raise TableError(f"{where}: {len(row)} values, expected {','.join(CLASS_COLUMNS)}; download it again")
         label, display = row
+        if holds_line_break(display):
+            raise TableError(f"{where}: the name of {label} holds a line break; download it again")
         if found.setdefault(label, display) != display:
             raise TableError(
                 f"{root.table_url(name)}: {label} is named {found[label]!r} and {display!r}; download it again"

@@ -28,7 +28,8 @@ from urllib.parse import quote
 import numpy as np
 
 from glr_assets.codecs.decode import DECODER_ERRORS, RefusedError
-from glr_assets.errors import SourceError
+from glr_assets.csv_structure import strict_rows
+from glr_assets.errors import SourceError, TableError
 from glr_assets.grouped_split import near_duplicate_groups
 from glr_assets.packing.photo_files import (
     FileRow,
@@ -423,11 +424,19 @@ def _path_key(name: str, landmark: str | None) -> str:
 def _earlier(bucket: Store) -> _Before:
     by_path: dict[str, FileRow] = {}
     by_content: dict[str, FileRow] = {}
+    where = bucket.full_url(FILES)
     try:
-        text = bucket.read(FILES).decode("utf-8", "surrogateescape")
+        rows = strict_rows(io.BytesIO(bucket.read(FILES)), where, errors="surrogateescape")
+        header = next(rows, (1, []))[1]
+        read = [dict(zip(header, row, strict=True)) for _, row in rows]
     except FileNotFoundError:
         return _Before(by_path, by_content)
-    for values in csv.DictReader(io.StringIO(text, newline="")):
+    except (TableError, ValueError) as error:
+        raise SourceError(
+            f"{where}: damaged ({error}), so which photograph had which id is not known; restore it, or remove it to "
+            "pack everything as if for the first time"
+        ) from error
+    for values in read:
         if values.get("outcome") == "packed" and values.get("split") in SPLITS:
             row = FileRow(**{name: values.get(name) or "" for name in _COLUMNS})
             by_path[_path_key(row.path, row.landmark or None)] = row

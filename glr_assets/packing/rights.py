@@ -7,7 +7,6 @@ folder of photographs is such a list with paths relative to that folder, where a
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import unicodedata
@@ -19,10 +18,14 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from glr_assets.errors import SourceError
+from glr_assets.csv_structure import holds_line_break, refuse_other_formats, refuse_swallowed_row, strict_rows
+from glr_assets.errors import SourceError, TableError
 from glr_assets.source.fingerprints import UNDECODABLE
 
 FILE_NAME: Final = "credits.csv"
+_COLUMNS = {"path", "author", "license", "title", "url"}
+#: A path of a file as a row begins with it.
+_FILE_PATH = r"[^\r\n]*\.\w{2,5}"
 _UNKNOWN = {"", "unknown", "n/a", "none", "-", "?"}
 # EXIF 2.32, table 4; XPAuthor is Windows's, in UTF-16.
 _ARTIST, _COPYRIGHT, _XP_AUTHOR = 0x013B, 0x8298, 0x9C9D
@@ -115,28 +118,51 @@ def read_credits(path: Path, below: str = "") -> CreditList:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-    first = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    delimiter = max(",;\t", key=re.split("[\r\n]", text, maxsplit=1)[0].count)
     rows: dict[str, Credit] = {}
     columns: list[str] = []
     try:
-        for row in reader:
+        refuse_other_formats(data, str(path))
+        for line, row in strict_rows(io.BytesIO(text.encode()), str(path), delimiter=delimiter):
+            where = f"{path}: line {line}"
             if not columns:
-                columns = ["license" if c == "licence" else c for c in (cell.strip().casefold() for cell in row)]
-                if "path" not in columns or not {"author", "license", "title", "url"} & set(columns):
-                    raise SourceError(
-                        f"{path}: line 1 has the columns {', '.join(columns)}; expected path and some of author, "
-                        "license, title, url"
-                    )
+                columns = _columns(row, where)
             elif any(cell.strip() for cell in row):
+                _check_row(row, columns, where, delimiter)
+                # Spreadsheet programs may leave out the empty cells at a row's end.
                 values = dict(zip(columns, row, strict=False))
                 key = _key(values.get("path", ""))
                 if key in rows:
-                    raise SourceError(f"{path}: line {reader.line_num}: path {key!r} stands twice; keep one row")
+                    raise SourceError(f"{where}: path {key!r} stands twice; keep one row")
                 rows[key] = Credit(**{name.name: known(values.get(name.name)) for name in fields(Credit)})
-    except csv.Error as error:
-        raise SourceError(f"{path}: line {reader.line_num}: {error}; correct the CSV") from error
+    except TableError as error:
+        raise SourceError(str(error)) from error
     return CreditList(str(path), rows, below)
+
+
+def _columns(header: list[str], where: str) -> list[str]:
+    columns = ["license" if name == "licence" else name for name in (cell.strip().casefold() for cell in header)]
+    known_columns = [name for name in columns if name in _COLUMNS]
+    if "path" not in known_columns or len(set(known_columns)) < 2:
+        raise SourceError(
+            f"{where} has the columns {', '.join(columns)}; expected path and some of author, license, title, url"
+        )
+    repeated = sorted({name for name in known_columns if known_columns.count(name) > 1})
+    if repeated:
+        raise SourceError(f"{where} has the column {', '.join(repeated)} twice; keep one")
+    return columns
+
+
+def _check_row(row: list[str], columns: list[str], where: str, delimiter: str) -> None:
+    """Refuse a row with values beyond its columns, or with another row in a value, as by a quote that is not closed."""
+    if any(cell.strip() for cell in row[len(columns) :]):
+        raise SourceError(
+            f"{where}: {len(row)} values, expected at most {len(columns)} as in the header; quote values that hold "
+            f"{delimiter!r}"
+        )
+    for place, cell in enumerate(row[: len(columns)]):
+        if holds_line_break(cell):
+            refuse_swallowed_row(cell, columns, place, _FILE_PATH, where, delimiter)
 
 
 def credit_of(path: str, data: bytes, lists: Iterable[CreditList]) -> Credit:

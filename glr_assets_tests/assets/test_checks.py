@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.build import TABLES
 from glr_assets.defs.checks import CHECKS, schema_check
@@ -101,6 +102,17 @@ def test_crops_and_images_that_break_their_rules_fail(verified: Platform) -> Non
     rewrite(verified, OPENIMAGES_ANNOTATIONS, lambda _: data.slice(data.num_rows // 2))
     # Parts of other annotations are not wrong, but to be made anew.
     assert evaluated(BY_NAME["requested_are_accounted_for"], verified).passed
+
+
+def test_a_csv_without_its_last_line_end_warns(verified: Platform) -> None:
+    path = Path(verified.open_store().path("receipts/train_metadata.json"))
+    receipt = json.loads(path.read_text())
+    receipt["summary"][UNTERMINATED] = "train"
+    path.write_text(json.dumps(receipt))
+    result = evaluated(BY_NAME["train_metadata_ends_in_newline"], verified)
+    assert not result.passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert "train" in str(result.metadata)
 
 
 def test_a_network_at_another_size_than_its_file_declares_warns(verified: Platform) -> None:

@@ -126,9 +126,14 @@ class TestRecognition:
             (b"id,landmarks\na,\na,1 0.5\n", "line 3: id 'a' stood on line 2 already"),
             (b"id,landmarks\n,1 0.5\n", "line 2: expected an id"),
             (b"id,landmarks\nzz,1 0.5\n", "file.csv, line 2: id 'zz' is not in the solution"),
-            (b"id,landmarks\na,1 0.5\n\xff,1 0.5\n", "line 3: expected UTF-8 text, found the byte 0xff"),
+            (b"id,landmarks\na,1 0.5\n\xff,1 0.5\n", "line 3: the byte 0xff is not UTF-8"),
             (b'id,landmarks\n"a"b,1 0.5\n', "line 2: not CSV"),
-            (b'id,landmarks\n"a,1 0.5\n', "not CSV"),
+            (b'id,landmarks\n"a,1 0.5\n', "line 2: not CSV"),
+            (b'id,landmarks\na,"1 0.5\nb,2 0.5\nc,"3 0.5\n', "line 2: not CSV"),
+            (b'id,landmarks\na,"1 0.5\nb,2 0.5"\nc,3 0.5\n', "line 2: landmarks holds a line break"),
+            (b'id,landmarks,note\na,1 0.5,"x\nb,2 .5,y"\n', "line 2: note holds what looks like another row"),
+            (b"id,landmarks\na,1 0.5\0\n", "line 2: holds a NUL"),
+            ("id,landmarks\na,1 0.5\n".encode("utf-16"), "UTF-16"),
         ],
     )
     def test_faults_of_a_submission_are_named_in_one_line(self, submission: bytes, message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.errors import RecipeError, SourceError, TableError
 from glr_assets.openimages import csv_stream, layout
 from glr_assets.openimages.annotations import make_openimages_annotations
@@ -190,8 +191,28 @@ def test_a_file_that_was_cut_is_refused_by_name(root: Root, store: Store) -> Non
     opened = root.write()
     path = root.folder / layout.BOXES["train"][0]
     path.write_bytes(path.read_bytes()[:-14])
-    with pytest.raises(TableError, match=r"oidv6-train-annotations-bbox\.csv.*cut or damaged"):
+    with pytest.raises(TableError, match=r"oidv6-train-annotations-bbox\.csv: line 51: 8 values, expected 13"):
         make_openimages_annotations(opened, store, RECIPE, 0)
+
+
+def test_a_title_that_swallows_rows_is_refused_and_a_file_without_its_last_line_end_is_named(
+    root: Root, store: Store
+) -> None:
+    for image in ("00000000000000a1", "00000000000000a2", "00000000000000a3"):
+        root.add(image, b"x", box(image))
+    opened = root.write()
+    path = root.folder / layout.IMAGES["train"][0]
+    text = path.read_text()
+    title = '"a title,\nof two lines"'
+    assert text.count(title) == 3
+    first, second, third = text.split(title, 2)
+    # One quote is lost at the end of a title, the next one at the beginning of another: quotes are even again.
+    path.write_text(first + title[:-1] + second + title[1:] + third)
+    with pytest.raises(TableError, match=r"images-boxable-with-rotation\.csv: line \d+: "):
+        make_openimages_annotations(opened, store, RECIPE, 0)
+    path.write_text(text.rstrip("\n"))
+    made = make_openimages_annotations(opened, store, RECIPE, 0)
+    assert made.receipt.summary[UNTERMINATED] == path.name
 
 
 def test_a_file_that_lacks_a_column_or_is_missing_is_told(root: Root, store: Store) -> None:

@@ -52,7 +52,7 @@ def test_each_published_form_is_read(root: Root, name: str, header: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("/m/a,Cat,more\n", "line 1 has 3 columns"), ("/m/a,Cat\n/m/a,Dog\n", "'Cat' and 'Dog'")]
+    ("text", "told"), [("/m/a,Cat,more\n", "line 1: 3 values"), ("/m/a,Cat\n/m/a,Dog\n", "'Cat' and 'Dog'")]
 )
 def test_another_form_is_told(root: Root, text: str, told: str) -> None:
     opened = root.write()

@@ -658,3 +658,19 @@ def test_nasty_files_are_all_accounted_for(tmp_path: Path) -> None:
     assert summary.train + summary.test == summary.packed
     assert sum(summary.left_out.values()) > 20
     assert all("\n" not in line and not re.search("0x[0-9a-f]{6}", line) for line in warnings)
+
+
+def test_a_damaged_list_of_files_is_refused_before_ids_are_given_again(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"gate": 4, "tower": 4})
+    bucket = tmp_path / "bucket"
+    packed(photos, bucket)
+    sound = (bucket / FILES).read_bytes()
+    lines = sound.split(b"\n")
+    cut = b"\n".join([*lines[:3], lines[3][: len(lines[3]) // 2]])
+    unclosed = b"\n".join([*lines[:3], lines[3].replace(b",", b',"', 1), *lines[4:]])
+    for damaged in (cut, unclosed, sound[:200] + b"\0" + sound[200:]):
+        (bucket / FILES).write_bytes(damaged)
+        with pytest.raises(SourceError, match=r"files\.csv: damaged .* remove it to pack everything"):
+            packed(photos, bucket)
+    (bucket / FILES).write_bytes(sound)
+    assert packed(photos, bucket)[0].changes == {}

@@ -91,7 +91,14 @@ def test_lists_as_spreadsheets_save_them(tmp_path: Path, encoding: str, delimite
     [
         ("file,author\na,b\n", "line 1 has the columns file, author; expected path"),
         ("path,author\na,b\na/,c\n", "line 3: path 'a' stands twice"),
-        ('path,author\na,"b\nc,d\n', "line 3: "),
+        ('path,author\na,"b\nc,d\n', "line 2: not CSV"),
+        (
+            'path,author,license\na.jpg,"b,c\nd.jpg,e,f\ng.jpg,h",i\n',
+            "line 2: author holds what looks like another row",
+        ),
+        ("path,author\na.jpg,b,c\n", "line 2: 3 values, expected at most 2"),
+        ("path,author,author\na,b,c\n", "line 1 has the column author twice"),
+        ("path,author\na,b\0\n", "line 2: holds a NUL"),
         ("", None),
     ],
 )
