@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from glr_assets.defs.column_lineage import column_lineage
+from glr_assets.markdown import escape
 from glr_assets.receipts import Made
 from glr_assets.store import Store
 from glr_assets.tables import Table
@@ -74,7 +75,7 @@ def shown_files(made: Made, store: Store) -> dict[str, Any]:
 
 
 def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![{name}](data:{kind};base64,{base64.b64encode(data).decode()})")
+    return dg.MetadataValue.md(f"![{escape(name)}](data:{kind};base64,{base64.b64encode(data).decode()})")
 
 
 def observation(asset_key: dg.AssetKey, sight: Sight, partition: str | None = None) -> dg.AssetObservation:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glr_assets.errors import MissingInputError
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
-from glr_assets.markdown import table
+from glr_assets.markdown import code, table
 from glr_assets.plots import bars
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Retrieval
@@ -23,7 +23,7 @@ from glr_assets.store import Store
 from glr_assets.training.record import ModelRecord, kept_record
 from glr_assets.training.versions import embedder_folder
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 VERSIONS: Final = "models/embedder"
 SCORES_NAME = "evaluation.json"
 REPORT = "reports/model_comparison.json"
@@ -220,7 +220,7 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     keys = sorted({key for row in rows for key in json.loads(row["differences"])})
-    header = ["version", *FIGURES.values(), "scored queries", "loss", "epochs", "images", *(f"`{key}`" for key in keys)]
+    header = ["version", *FIGURES.values(), "scored queries", "loss", "epochs", "images", *map(code, keys)]
     told = []
     for row in rows:
         differs = json.loads(row["differences"])

@@ -43,7 +43,7 @@ from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
 
-CODE_VERSION = "6"
+CODE_VERSION = "7"
 REPORT = "reports/evaluation.json"
 SCORES_PICTURE = "reports/evaluation_scores.png"
 ANSWERS_PICTURE = "reports/evaluation_answers.jpg"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from glr_assets.markdown import table
+from glr_assets.markdown import Markup, code, escape, table
 from glr_assets.training.record import ModelRecord
 
 #: Licences that are told by themselves; the rest is summed up.
@@ -33,28 +33,30 @@ def card(record: ModelRecord) -> str:
         "Limits": _limits(record),
         "How to load it": _loading(record),
     }
-    title = f"# {_name(record)}, version {record.version}"
+    title = f"# {_name(record)}, version {escape(record.version)}"
     return "\n\n".join([title, *(f"## {name}\n\n{text}" for name, text in sections.items())]) + "\n"
 
 
 def _name(record: ModelRecord) -> str:
     if record.model == _EMBEDDER:
         return "Landmark embedder"
-    return f"Landmark classifier of group {record.model.rsplit('/', 1)[-1]}"
+    return f"Landmark classifier of group {escape(record.model.rsplit('/', 1)[-1])}"
 
 
 def _what(record: ModelRecord) -> str:
     section = record.recipe[_EMBEDDER if record.model == _EMBEDDER else "groups"]
     brought = record.origin == "brought in"
     network = (
-        f"brought in as TorchScript (`{PurePath(section['torchscript']).name}`)" if brought else section["backbone"]
+        f"brought in as TorchScript ({code(PurePath(section['torchscript']).name)})"
+        if brought
+        else escape(section["backbone"])
     )
     gives = "numbers, a vector" if record.model == _EMBEDDER else "logits, one a class"
-    start = "" if brought else f"trained here from {section.get('weights') or 'random weights'}"
+    start = "" if brought else f"trained here from {escape(section.get('weights') or 'random weights')}"
     return table(
         ("", ""),
         [
-            ("network", ", ".join(part for part in (network, start) if part)),
+            ("network", Markup(", ".join(part for part in (network, start) if part))),
             ("parameters", f"{record.parameters:,}"),
             ("takes", f"a photograph squeezed to {record.image_size} × {record.image_size} pixels"),
             ("gives", f"{record.outputs} {gives}"),
@@ -102,7 +104,7 @@ def _training_data(record: ModelRecord) -> str:
     if record.origin == "brought in":
         saw = f"{learned}, to centre and whiten by" if record.recipe[_EMBEDDER]["whitening"] else "none"
         told = f"What it was trained on elsewhere is not known here. Of this platform's photographs it saw {saw}."
-    versions = [(name, f"`{digest[:12]}`") for name, digest in record.data_versions.items()]
+    versions = [(name, code(digest[:12])) for name, digest in record.data_versions.items()]
     return f"{told} Data versions (digests of content):\n\n" + table(("input", "version"), versions)
 
 
@@ -159,7 +161,7 @@ def _limits(record: ModelRecord) -> str:
         told = ", ".join(f"{f.range} ({f.images})" for f in few)
         limits.append(f"Fewer than 30 held-out photographs stand behind the figures of these class sizes: {told}.")
     if record.without_onnx:
-        limits.append(f"There is no ONNX file: {record.without_onnx}.")
+        limits.append(f"There is no ONNX file: {escape(record.without_onnx)}.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 
@@ -167,7 +169,7 @@ def _loading(record: ModelRecord) -> str:
     after = "vectors = torch.nn.functional.normalize(module(pixels))  # cosine = inner product"
     if record.model != _EMBEDDER:
         after = "logits = module(pixels)  # classes in the order of config.json's landmark_ids"
-    code = [
+    lines = [
         "```python",
         "import cv2, numpy as np, torch",
         "",
@@ -180,7 +182,7 @@ def _loading(record: ModelRecord) -> str:
         "```",
     ]
     if record.onnx:
-        code += [
+        lines += [
             "",
             "```python",
             "import onnxruntime",
@@ -189,7 +191,7 @@ def _loading(record: ModelRecord) -> str:
             'output = session.run(["output"], {"pixels": pixels.numpy()})[0]  # any number of images at once',
             "```",
         ]
-    return "\n".join(code)
+    return "\n".join(lines)
 
 
 def _count(number: int, of: str) -> str:

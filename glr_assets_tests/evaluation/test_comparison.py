@@ -129,7 +129,7 @@ def test_versions_are_kept_with_their_scores_and_the_best_stands_first(store: St
     assert made.receipt.summary["evaluated"] == 2
     told = store.read(TOLD).decode().splitlines()
     assert told[2] == "| b | 0.750 | 0.800 | 0.700 |  | 55555555 | 0.500 | 10 | 20 | 1 |"
-    assert told[5].startswith("| d * |  |  |")
+    assert told[5].startswith("| d \\* |  |  |")
     # Scores that change, and versions that come, are compared anew.
     version(store, "e")
     assert not make_model_comparison(store).reused

@@ -36,7 +36,7 @@ class Row:
         what: the asset, and its partition where it has one.
         state: permanent, given up, passing, unverifiable, missing or outdated.
         why: in words.
-        mend: what to do.
+        mend: what to do, in Markdown of our own: no text from outside is in it.
         lasting: whether nothing that runs by itself will mend it.
     """
 
@@ -87,7 +87,9 @@ def outdated_assets(stored: Stored, at: UnderWay) -> Iterator[Row]:
 def as_markdown(rows: Iterable[Row]) -> str:
     """The table for people, cut after so many rows."""
     rows = list(rows)
-    shown = markdown.table(_HEADER, [(row.what, row.state, row.why, row.mend) for row in rows[:MOST_ROWS]])
+    shown = markdown.table(
+        _HEADER, [(row.what, row.state, row.why, markdown.Markup(row.mend)) for row in rows[:MOST_ROWS]]
+    )
     return shown + (f"\n\n{len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else "")
 
 
