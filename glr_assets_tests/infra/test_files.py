@@ -98,11 +98,54 @@ def test_only_loopback_and_the_proxy_reach_a_webserver(services: dict[str, Any])
 
 
 def test_every_service_that_stays_is_begun_again_and_looked_after(services: dict[str, Any]) -> None:
-    once = {"buckets", "bootstrap"}
+    once = {"volume-owners", "buckets", "bootstrap"}
     for name, service in services.items():
         assert service["restart"] == ("no" if name in once else "unless-stopped"), name
         if name not in {*once, "lost-steps", "proxy"}:
             assert service["healthcheck"]["test"], name
+
+
+def test_no_container_has_more_rights_than_it_needs() -> None:
+    dockerfile = (INFRA / "docker" / "Dockerfile").read_text()
+    user_of_image = re.findall(r"(?m)^USER (\d+)$", dockerfile)[-1]
+    servers = {"postgres", "redis", "s3", "buckets", "volume-owners"}
+    for file in COMPOSE:
+        for name, service in yaml.safe_load(file.read_text())["services"].items():
+            if file.name == "first.yaml":
+                assert service.keys() == {"ports"}  # what it adds to services of compose.yaml
+                continue
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+            assert not service.keys() & {"privileged", "pid", "ipc", "userns_mode", "devices", "device_cgroup_rules"}, (
+                name
+            )
+            volumes = service.get("volumes", [])
+            assert not [volume for volume in volumes if volume.startswith("/") or "docker.sock" in volume], name
+            own = service["image"].startswith("${GLR_IMAGE:?")
+            user = service.get("user", f"{user_of_image}:" if own else "")
+            if name == "volume-owners":
+                assert (user, service["cap_add"]) == ("0:0", ["CHOWN", "DAC_READ_SEARCH"])
+                assert (service["restart"], service["network_mode"]) == ("no", "none")
+            else:
+                assert re.fullmatch(r"[1-9]\d*:\d*", user), name
+                assert "cap_add" not in service, name
+            if name in servers:
+                assert service["read_only"] is True, name
+
+
+def test_servers_own_what_they_write(services: dict[str, Any]) -> None:
+    """Volumes that are not their images' users' are given to them first, and mounts in memory from the start."""
+    command = services["volume-owners"]["command"][0]
+    given = dict(re.findall(r"chown -R (\S+) /volumes/(\w+)", command))
+    mounted = dict(volume.split(":") for volume in services["volume-owners"]["volumes"])
+    assert given == {services[name]["user"]: name for name in ("redis", "s3")}
+    assert mounted == {name: f"/volumes/{name}" for name in ("redis", "s3")}
+    for name in ("redis", "s3"):
+        assert services[name]["depends_on"] == {"volume-owners": {"condition": "service_completed_successfully"}}
+    for name in ("postgres", "s3"):
+        uid, gid = services[name]["user"].split(":")
+        (run,) = [mount for mount in services[name]["tmpfs"] if mount != "/tmp"]
+        assert re.search(f":uid={uid},gid={gid},mode=07", run), name
 
 
 def test_settings_in_compose_are_settings(services: dict[str, Any]) -> None:
