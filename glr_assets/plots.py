@@ -275,27 +275,28 @@ def reliability(found: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[n
 def steps_over_points(
     x: npt.NDArray[np.int64],
     y: npt.NDArray[np.int64],
+    name: str,
     starts: npt.NDArray[np.int64],
-    levels: npt.NDArray[np.int64],
-    names: tuple[str, str],
+    levels: Mapping[str, npt.NDArray[np.int64]],
     labels: tuple[str, str],
 ) -> bytes:
-    """PNG: points, the more of them at a place the larger, and a staircase of levels over them.
+    """PNG: points, the more of them at a place the larger, and staircases of levels over them.
 
     Args:
         x: [n] whole numbers.
         y: [n] whole numbers.
+        name: of the points.
         starts: [steps] where each step begins.
-        levels: [steps] its height.
-        names: of the points and of the staircase.
+        levels: [steps] the height of each step, by the name of the staircase.
         labels: of the axes.
     """
     figure, axes = _chart()
     places, counts = np.unique(np.stack([x, y]), axis=1, return_counts=True)
     sizes = 6 + 8 * np.log10(counts)
-    axes.scatter(places[0], places[1], s=sizes, color=_COLOURS[0], alpha=0.5, linewidths=0, label=names[0])
+    axes.scatter(places[0], places[1], s=sizes, color=_COLOURS[0], alpha=0.5, linewidths=0, label=name)
     right = max(int(x.max(initial=0)), int(starts.max(initial=0))) + 1
-    axes.step([*starts, right], [*levels, *levels[-1:]], where="post", color=_COLOURS[1], label=names[1])
+    for (staircase, heights), colour in zip(levels.items(), _COLOURS[1:], strict=False):
+        axes.step([*starts, right], [*heights, *heights[-1:]], where="post", color=colour, label=staircase)
     axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
     _legend(axes)
     return _png(figure)

@@ -28,7 +28,7 @@ from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table, stored_problems
 from glr_assets.verification import checks as verification
 from glr_assets.verification.plan import set_to_clean
-from glr_assets.verification.schemas import CLEANED_MANIFEST, VERIFICATION_CALIBRATION
+from glr_assets.verification.schemas import CLEANED_MANIFEST, FALSE_IMAGES, VERIFICATION_CALIBRATION
 
 
 def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
@@ -161,8 +161,13 @@ def _featureless(store: Store) -> str:
 
 
 def _too_often_wrong(store: Store) -> str:
-    rate = _receipt(store, "verification_calibration").parameters["max_false_rate"]
-    return verification.too_often_wrong(read_table(store, VERIFICATION_CALIBRATION), rate)
+    receipt = _receipt(store, "verification_calibration")
+    rate, features = (receipt.parameters[name] for name in ("max_false_rate", "max_features"))
+    pairs, same_thing, least, exceeding = (
+        int(receipt.summary[name] or 0) for name in ("pairs", "same_thing", "threshold_least", "exceeding")
+    )
+    judged = verification.too_often_wrong(read_table(store, FALSE_IMAGES), rate, exceeding)
+    return verification.without_foundation(pairs, same_thing, least, features) or judged
 
 
 def _unrequested(store: Store) -> str:
@@ -263,7 +268,7 @@ CHECKS = [
     _holds(
         "verification_calibration",
         "seldom_wrong",
-        "No more pairs of different landmarks are accepted than the recipe allows.",
+        "No more foreign images stay than the recipe allows, judged on landmarks that chose no threshold.",
         _too_often_wrong,
         severity=WARN,
     ),

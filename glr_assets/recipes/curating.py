@@ -105,10 +105,14 @@ class Verification(Section):
     )
     min_inliers: int = Field(11, ge=4, le=1000, description="the threshold of inliers is never under this")
     max_false_rate: float = Field(
-        0.001, gt=0, le=1, description="share of pairs of different landmarks that the threshold may accept"
+        0.01,
+        gt=0,
+        le=1,
+        description="share of images that belong to another landmark, or to none, of which one may stay in a class, "
+        "whatever the class's size, with a confidence of 95 %",
     )
     calibration_pairs: int = Field(20_000, ge=100, le=10_000_000, description="pairs of different landmarks compared")
-    calibrate: bool = Field(True, description="raise the threshold by what pairs of different landmarks reach")
+    calibrate: bool = Field(True, description="raise thresholds by what pairs of different landmarks reach")
     refuse_traps: bool = Field(
         True, description="refuse pairs that agree only in a strip, a border or a layout (watermarks, time stamps)"
     )

@@ -17,7 +17,7 @@ from glr_assets.retrieval.local import extracted
 from glr_assets.serving.recogniser import Recogniser
 from glr_assets.store import Store
 from glr_assets.tables import read_table
-from glr_assets.verification.calibration import Thresholds
+from glr_assets.verification.calibration import ClassThresholds, Thresholds
 from glr_assets.verification.evidence import Judge
 from glr_assets.verification.extractors.base import Extractor
 from glr_assets.verification.matching import Agreement, Prepared
@@ -84,11 +84,12 @@ class LookAlikes:
             StoreError: one of them cannot be read.
         """
         photo = extracted(self._extractor, _QUERY, jpeg)
+        wanted = None if self._thresholds is None else self._thresholds.for_class(1 + len(ids))
         found = []
         for image_id in ids:
             other = self._prepared(image_id)
             agreement = self._judge.matcher.compare(photo, other)
-            enough = agreement.inliers >= self._wanted(agreement.putative)
+            enough = agreement.inliers >= self._wanted(agreement.putative, wanted)
             reason = refusal(photo, other, agreement) if enough else ""
             right = enough and not reason
             found.append(Match(image_id, agreement.inliers, reason, right, photo, other, agreement))
@@ -120,11 +121,11 @@ class LookAlikes:
         kept = None if self._features is None else next(self._features.prepared([image_id]))
         return kept if kept is not None else extracted(self._extractor, image_id, self._reader.read(image_id))
 
-    def _wanted(self, putative: int) -> int:
-        return self._judge.min_inliers if self._thresholds is None else self._thresholds(putative)
+    def _wanted(self, putative: int, thresholds: Thresholds | None) -> int:
+        return self._judge.min_inliers if thresholds is None else thresholds(putative)
 
 
-def _thresholds(store: Store, extractor: Extractor, judge: Judge, recipe: Verification) -> Thresholds | None:
+def _thresholds(store: Store, extractor: Extractor, judge: Judge, recipe: Verification) -> ClassThresholds | None:
     """The store's calibrated thresholds; None where there are none, or they are of other features or comparisons."""
     receipt = find_receipt(store, "verification_calibration")
     if receipt is None:
@@ -132,4 +133,4 @@ def _thresholds(store: Store, extractor: Extractor, judge: Judge, recipe: Verifi
     of = {"extractor": extractor.version, "max_features": recipe.max_features, "judge": dict(judge.parameters)}
     if any(receipt.parameters.get(name) != value for name, value in of.items()):
         return None
-    return Thresholds.of(read_table(store, VERIFICATION_CALIBRATION))
+    return ClassThresholds.of(read_table(store, VERIFICATION_CALIBRATION))

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from glr_assets.verification.tail import TELLING
+
+#: Of pairs of different landmarks, the share that may agree beyond doubt. Few pairs of landmarks overlap, and of these
+#: not every pair of images does.
+MOST_SAME_THING: Final = 0.001
+#: With fewer landmarks in a half, bounds over landmarks drawn with replacement are too narrow.
+LEAST_LANDMARKS: Final = 10
 
 
 def unaccounted(cleaned: pa.Table, images: pa.Table) -> str:
@@ -33,16 +43,54 @@ def unpaired(cleaned: pa.Table, threshold: int) -> str:
     return f"{weak.num_rows} kept images have no partner of {threshold} inliers or more" if weak.num_rows else ""
 
 
-def too_often_wrong(calibration: pa.Table, rate: float) -> str:
-    """At most a share `rate` of the pairs of different landmarks is accepted, and there are enough to tell.
+def too_often_wrong(judged: pa.Table, rate: float, exceeding: int) -> str:
+    """No more than a share `rate` of foreign images stays in a class, and there are enough pairs and landmarks to tell.
 
     Args:
-        calibration: `VERIFICATION_CALIBRATION`.
-        rate: share.
+        judged: `FALSE_IMAGES`.
+        rate: share of images that the recipe allows.
+        exceeding: pairs that the tail of inliers is fitted to.
     """
-    pairs, accepted = (pc.sum(calibration[name]).as_py() or 0 for name in ("pairs", "accepted"))
-    if accepted > rate * pairs:
-        return f"{accepted} of {pairs} pairs of different landmarks are accepted, at most {rate:.2%} may be"
-    if pairs * rate < 1:
-        return f"{pairs} pairs of different landmarks cannot tell a share of {rate:.2%}; raise calibration_pairs"
+    wrong = judged.filter(pc.greater(judged["image_rate_least"], rate)).sort_by("images").to_pylist()
+    if wrong:
+        row = wrong[0]
+        return (
+            f"of a class of {row['images']} images {row['image_rate']:.2%} of foreign images would stay, at least "
+            f"{row['image_rate_least']:.2%} with a confidence of 95 %, at most {rate:.2%} may: pairs of landmarks that "
+            f"chose no threshold were accepted {row['accepted']} times of {row['pairs']}; raise calibration_pairs"
+        )
+    if not judged.num_rows or pc.min(judged["landmarks"]).as_py() < LEAST_LANDMARKS:
+        found = pc.min(judged["landmarks"]).as_py() or 0
+        return (
+            f"a half of the landmarks has pairs of {found} landmarks, expected {LEAST_LANDMARKS} or more: how far "
+            "landmarks differ in what chance gives is not known; compare images of more landmarks"
+        )
+    if exceeding < TELLING:
+        return (
+            f"{exceeding} pairs of different landmarks have enough inliers to tell how many chance gives, expected "
+            f"{TELLING} or more; raise calibration_pairs"
+        )
+    return ""
+
+
+def without_foundation(pairs: int, same_thing: int, threshold_least: int, max_features: int) -> str:
+    """Pairs of different landmarks tell what chance gives: labels are mostly right, and some pair can be accepted.
+
+    Args:
+        pairs: pairs of different landmarks compared.
+        same_thing: of those, pairs that agree beyond doubt.
+        threshold_least: inliers wanted, where the fewest are.
+        max_features: of an image, at most.
+    """
+    if same_thing > MOST_SAME_THING * pairs:
+        return (
+            f"{same_thing} of {pairs} pairs of different landmarks agree beyond doubt, expected at most "
+            f"{MOST_SAME_THING:.1%}, and no threshold counts them: either labels are wrong or the features agree on "
+            "anything; look at the picture of the pairs with most inliers"
+        )
+    if threshold_least > max_features:
+        return (
+            f"no pair can be accepted: {threshold_least} inliers are wanted, as many as pairs of different landmarks "
+            f"have by chance, and an image has {max_features} features at most; use another extractor"
+        )
     return ""

@@ -83,17 +83,20 @@ VERIFIED_IMAGES = Table(
 )
 VERIFICATION_CALIBRATION = Table(
     "verification/calibration.parquet",
-    "one row per range of putative matches",
+    "one row per range of putative matches and range of class sizes that have one threshold",
     (
         Column("putative_from", pa.int32(), "First number of putative matches of the range"),
-        Column("pairs", pa.int64(), "Pairs of different landmarks compared"),
+        Column("images_from", pa.int32(), "Fewest compared images of a landmark that the threshold is for"),
+        Column("images_to", pa.int32(), "Most of them"),
+        Column("threshold", pa.int32(), "Inliers wanted"),
+        Column("pairs", pa.int64(), "Pairs of different landmarks compared, of that range of putative matches"),
         Column("refused", pa.int64(), "Of those, pairs that reached the threshold and were refused as traps"),
         Column("accepted", pa.int64(), "Of those, pairs accepted"),
-        Column("threshold", pa.int32(), "Inliers wanted"),
-        Column("false_rate", pa.float64(), "Share accepted"),
-        Column("false_rate_most", pa.float64(), "Upper bound of that share, 95 % (Clopper and Pearson)"),
+        Column("pair_rate", pa.float64(), "How likely such a pair is accepted, by the fitted tail"),
+        Column("image_rate", pa.float64(), "How likely a foreign image stays in a class of `images_to`, by pair_rate"),
+        Column("image_rate_most", pa.float64(), "Upper bound of that, 95 % (bootstrap over landmarks)"),
     ),
-    ("putative_from",),
+    ("putative_from", "images_from"),
 )
 DIFFERENT_PAIRS = Table(
     "verification/different_pairs.parquet",
@@ -101,11 +104,30 @@ DIFFERENT_PAIRS = Table(
     (
         Column("first", pa.string(), "Image id, the smaller"),
         Column("second", pa.string(), "Image id, the larger"),
+        Column("first_landmark", pa.int64(), "Train landmark of the first"),
+        Column("second_landmark", pa.int64(), "Train landmark of the second"),
+        Column("half", pa.int8(), "Half of the landmarks that both belong to; absent where they differ", nullable=True),
         Column("putative", pa.int32(), "Putative matches"),
         Column("inliers", pa.int32(), "Inliers"),
         Column("refusal", pa.string(), "The trap it is refused for; empty where none"),
+        Column("overlap", pa.bool_(), "Whether a pair of the two landmarks shows the same thing beyond doubt"),
     ),
     ("first", "second"),
+)
+FALSE_IMAGES = Table(
+    "verification/false_images.parquet",
+    "one row per class size that the thresholds are judged for, on landmarks that did not choose them",
+    (
+        Column("images", pa.int32(), "Compared images of a landmark"),
+        Column("threshold_least", pa.int32(), "Inliers wanted, of the range and half that want the fewest"),
+        Column("threshold_most", pa.int32(), "Inliers wanted, of the range and half that want the most"),
+        Column("landmarks", pa.int32(), "Landmarks that have pairs, in the half that has fewer"),
+        Column("pairs", pa.int64(), "Pairs of different landmarks judged, each by the threshold of the other half"),
+        Column("accepted", pa.int64(), "Of those, pairs accepted"),
+        Column("image_rate", pa.float64(), "How likely a foreign image stays in such a class, by those pairs' tail"),
+        Column("image_rate_least", pa.float64(), "Lower bound of that, 95 % (bootstrap over landmarks)"),
+    ),
+    ("images",),
 )
 CLEANED_MANIFEST = Table(
     "manifests/cleaned_manifest.parquet",

@@ -19,7 +19,7 @@ from glr_assets.recipes import Execution, Verification
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, read_table, taken
 from glr_assets.verification import classes
-from glr_assets.verification.calibration import Thresholds
+from glr_assets.verification.calibration import ClassThresholds, Thresholds
 from glr_assets.verification.classes import Outcome, Pair, TriedPairs
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors import open_extractor
@@ -30,7 +30,7 @@ from glr_assets.verification.pictures import pairs_picture
 from glr_assets.verification.plan import bucket_keys, buckets_of
 from glr_assets.verification.schemas import LOCAL_FEATURES, VERIFICATION_CALIBRATION, VERIFIED_IMAGES, VERIFIED_PAIRS
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 PICTURE = "reports/verified_pairs_{bucket}.jpg"
 #: Pairs of each kind in the picture.
 SHOWN: Final = 2
@@ -54,13 +54,13 @@ class ClassVerifier:
 
     Attributes:
         judge: compares two images.
-        thresholds: inliers wanted.
+        thresholds: inliers wanted, by the images that a class compares.
         recipe: which pairs are tried, and which images stay.
         known: what has been compared before.
     """
 
     judge: Judge
-    thresholds: Thresholds
+    thresholds: ClassThresholds
     recipe: Verification
     known: Known
 
@@ -68,7 +68,7 @@ class ClassVerifier:
         """The rows of a landmark's images that have features."""
         ids = of_landmark.ids
         images = [Prepared.of(name, kept) for name, kept in zip(ids, of_landmark.features, strict=True)]
-        tried, compared = self._pairs(images)
+        tried, compared = self._pairs(images, self.thresholds.for_class(len(images)))
         order = classes.likely_first(self._likeness(images))
         exhaustive = self.recipe.exhaustive
         verified = classes.try_all(tried, len(images)) if exhaustive else classes.verify(tried, order)
@@ -96,7 +96,7 @@ class ClassVerifier:
             len(compared),
         )
 
-    def _pairs(self, images: Sequence[Prepared]) -> tuple[TriedPairs, list[Pair]]:
+    def _pairs(self, images: Sequence[Prepared], wanted: Thresholds) -> tuple[TriedPairs, list[Pair]]:
         """The class' pairs, and a list that grows by each pair that had not been compared before."""
         compared: list[Pair] = []
 
@@ -106,7 +106,7 @@ class ClassVerifier:
             if evidence is None:
                 compared.append((one, other))
                 evidence = self.judge(images[one], images[other])
-            return evidence.outcome(self.thresholds(evidence.putative))
+            return evidence.outcome(wanted(evidence.putative))
 
         return TriedPairs(compare), compared
 
@@ -191,7 +191,7 @@ def make_verified_pairs(store: Store, key: str, wanted: Wanted, recipe: Verifica
     def build(writer: Writer) -> Summary:
         features = FeatureReader.of_bucket(store, list(wanted.shards), bucket, recipe.buckets)
         need_extractor(features, extractor, recipe)
-        thresholds = Thresholds.of(read_table(store, VERIFICATION_CALIBRATION))
+        thresholds = ClassThresholds.of(read_table(store, VERIFICATION_CALIBRATION))
         verifier = ClassVerifier(judge, thresholds, recipe, _known(store, name, key, of_pairs, seen))
         nothing = pa.schema([VERIFIED_IMAGES.schema.field(name).with_nullable(True) for name in _FATES]).empty_table()
         pairs, images, compared = [VERIFIED_PAIRS.empty()], [nothing], 0
@@ -272,7 +272,8 @@ def _known(store: Store, name: str, key: str, of_pairs: Mapping[str, object], se
     """The evidence that an earlier run, which compared alike, left of images whose features are the same."""
     try:
         receipt = need_receipt(store, name)
-        if receipt.parameters.get("pairs") != of_pairs or receipt.code_version != CODE_VERSION:
+        # What two images give is versioned by itself (`evidence.CODE_VERSION`, in `of_pairs`).
+        if receipt.parameters.get("pairs") != of_pairs:
             return {}
         then = read_table(store, VERIFIED_IMAGES, ["id", "stored_xxh3"], bucket=key)
         pairs = read_table(store, VERIFIED_PAIRS, bucket=key)

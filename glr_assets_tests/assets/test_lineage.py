@@ -48,7 +48,8 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     seconds = materialise_lineage(settings, instance, progress)
     assert [step.asset for step in begun] == list(seconds)
     assert [step.number for step in begun] == list(range(1, len(begun) + 1))
-    assert told == []
+    # The landmarks are too few to tell what chance gives; nothing else is to be warned of.
+    assert [warning for warning in told if not warning.startswith("check seldom_wrong: a half of the landmarks")] == []
     _errors_are_told(platform.open_store())
     inputs: dict[str, set[str]] = {}
     for path in (tmp_path / "store" / "receipts").rglob("*.json"):

@@ -33,7 +33,7 @@ from glr_assets.images.pixels import Refused, downsize
 from glr_assets.recipes import Images, Verification
 from glr_assets.seeded import derived_seed
 from glr_assets.verification import classes
-from glr_assets.verification.calibration import Thresholds, calibrated, different_pairs
+from glr_assets.verification.calibration import ClassThresholds, calibrated, different_pairs, halves_of, overlapping
 from glr_assets.verification.classes import Outcome, TriedPairs
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors.rootsift import RootSift
@@ -215,10 +215,11 @@ def _prepared(photo: Photograph, codes: npt.NDArray[np.float32]) -> Prepared:
     return Prepared.of(photo.name, kept)
 
 
-def calibration(photos: Sequence[Photograph], judge: Judge, seed: int, pairs: int = CALIBRATION_PAIRS) -> pa.Table:
-    """`VERIFICATION_CALIBRATION` of photographs of several landmarks."""
+def compared(photos: Sequence[Photograph], judge: Judge, seed: int, pairs: int = CALIBRATION_PAIRS) -> pa.Table:
+    """`DIFFERENT_PAIRS` of photographs of several landmarks."""
     ordered = sorted(photos, key=lambda photo: photo.name)
-    groups = np.unique([photo.group for photo in ordered], return_inverse=True)[1]
+    groups = np.unique([photo.group for photo in ordered], return_inverse=True)[1].astype(np.int64)
+    half = halves_of(groups, seed)
     names = [photo.name for photo in ordered]
     prepared = [photo.prepared() for photo in ordered]
     rows = []
@@ -228,12 +229,23 @@ def calibration(photos: Sequence[Photograph], judge: Judge, seed: int, pairs: in
             {
                 "first": names[one],
                 "second": names[other],
+                "first_landmark": groups[one],
+                "second_landmark": groups[other],
+                "half": half[one] if half[one] == half[other] else None,
                 "putative": found.putative,
                 "inliers": found.inliers,
                 "refusal": found.refusal,
             }
         )
-    return calibrated(DIFFERENT_PAIRS.rows(rows), RECIPE)
+    landmarks = np.array([(row["first_landmark"], row["second_landmark"]) for row in rows])
+    putative, inliers = (np.array([row[name] for row in rows]) for name in ("putative", "inliers"))
+    overlap = overlapping(landmarks, putative, inliers, np.array([bool(row["refusal"]) for row in rows]))
+    return DIFFERENT_PAIRS.rows([row | {"overlap": bool(of)} for row, of in zip(rows, overlap, strict=True)])
+
+
+def calibration(photos: Sequence[Photograph], judge: Judge, seed: int, pairs: int = CALIBRATION_PAIRS) -> pa.Table:
+    """`VERIFICATION_CALIBRATION` of photographs of several landmarks."""
+    return calibrated(compared(photos, judge, seed, pairs), RECIPE)
 
 
 class Comparisons:
@@ -281,13 +293,14 @@ class Comparisons:
         return len(tried.outcomes)
 
 
-def print_classes(photos: Sequence[Photograph], judge: Judge, thresholds: Thresholds) -> None:
+def print_classes(photos: Sequence[Photograph], judge: Judge, calibrated_for: ClassThresholds) -> None:
     """The table of pairs tried on every landmark."""
     rows = []
     of_all, alike = [], True
     for group in sorted({photo.group for photo in photos}):
         images = [photo.prepared() for photo in photos if photo.group == group]
         comparisons = Comparisons(judge, images)
+        thresholds = calibrated_for.for_class(len(images))
         early, tried = comparisons.verified(thresholds, exhaustive=False)
         least = comparisons.least(thresholds)
         every, pairs = comparisons.verified(thresholds, exhaustive=True)
@@ -341,7 +354,7 @@ def print_noise(photos: Sequence[Photograph], strangers: Sequence[Photograph]) -
     rows = []
     for name, (judge, calibrate) in ways.items():
         table = calibration(photos, judge, 0) if calibrate else None
-        threshold = Thresholds.of(table) if table is not None else (lambda _: RECIPE.min_inliers)
+        calibrated_for = None if table is None else ClassThresholds.of(table)
         figures = []
         for seed in SEEDS:
             noise_kept = noise_all = own_kept = own_all = 0
@@ -350,14 +363,20 @@ def print_noise(photos: Sequence[Photograph], strangers: Sequence[Photograph]) -
                 noise = [
                     photo.prepared(f"noise {n}") for n, photo in enumerate(planted(photos, strangers, group, seed))
                 ]
-                verified, _ = Comparisons(judge, [*own, *noise]).verified(threshold, exhaustive=False)
+                images = [*own, *noise]
+                threshold = calibrated_for.for_class(len(images)) if calibrated_for else (lambda _: RECIPE.min_inliers)
+                verified, _ = Comparisons(judge, images).verified(threshold, exhaustive=False)
                 own_kept, own_all = own_kept + int(verified[: len(own)].sum()), own_all + len(own)
                 noise_kept, noise_all = noise_kept + int(verified[len(own) :].sum()), noise_all + len(noise)
             dropped = (noise_all - noise_kept) + (own_all - own_kept)
             figures.append(
                 (1 - noise_kept / noise_all, (noise_all - noise_kept) / dropped, own_kept / own_all, noise_kept)
             )
-        wanted = "11" if table is None else "-".join(sorted({str(v) for v in table["threshold"].to_pylist()}, key=int))
+        sizes = [round((1 + NOISE_SHARE) * sum(photo.group == of.group for photo in photos)) for of in photos]
+        wanted = "11"
+        if calibrated_for is not None:
+            of_sizes = np.concatenate([calibrated_for.for_class(size).inliers for size in sizes])
+            wanted = f"{of_sizes.min()}–{of_sizes.max()}"
         spread = [" / ".join(f"{figure[at]:.3f}" for figure in figures) for at in range(3)]
         purity = " / ".join(f"{figure[2] * own_all / (figure[2] * own_all + figure[3]):.3f}" for figure in figures)
         rows.append((name, wanted, *spread, purity))
@@ -414,7 +433,7 @@ def main() -> None:
         if "classes" in parts:
             table = calibration(photos, judge, 0)
             print(markdown(table.schema.names, [tuple(row.values()) for row in table.to_pylist()]))
-            print_classes(photos, judge, Thresholds.of(table))
+            print_classes(photos, judge, ClassThresholds.of(table))
         if "noise" in parts:
             print_noise(photos, photographs(chosen.photos / "non_landmarks", RootSift(RECIPE.max_features)))
         if "cost" in parts:

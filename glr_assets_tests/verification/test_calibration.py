@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -26,40 +27,53 @@ from glr_assets.tables import problems, read_table
 from glr_assets.verification.calibration import (
     CHART,
     PICTURE,
+    ClassThresholds,
     Thresholds,
     calibrated,
     different_pairs,
+    halves_of,
+    image_rate_of,
     images_to_compare,
+    judged,
     make_verification_calibration,
-    most_likely_share,
+    overlapping,
+    pair_rate_of,
+    same_thing,
 )
+from glr_assets.verification.checks import too_often_wrong, without_foundation
 from glr_assets.verification.evidence import Judge
 from glr_assets.verification.extractors.rootsift import RootSift
 from glr_assets.verification.feature_reader import FeatureReader
 from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.matching import Prepared
-from glr_assets.verification.schemas import DIFFERENT_PAIRS, VERIFICATION_CALIBRATION
+from glr_assets.verification.schemas import DIFFERENT_PAIRS, FALSE_IMAGES, VERIFICATION_CALIBRATION
+from glr_assets.verification.tail import ChanceRates, ForeignPairs
 from glr_assets_tests.images.handmade import identifier
 from glr_assets_tests.test_seeded import reference
 from glr_assets_tests.verification.test_verified_pairs import SEED, Corpus, changed, features, outputs, write
+from glr_assets_tests.verification.worlds import Verifier, as_table, foreign_pairs
 
 #: Putative matches, inliers, and the trap.
 Found = tuple[int, int, str]
 
 
-def pairs_of(found: list[Found]) -> pa.Table:
-    return DIFFERENT_PAIRS.rows(
-        [
+def pairs_of(found: list[Found], landmarks: int = 6) -> pa.Table:
+    """Pairs of so many landmarks in turn, of which every second is of the first half."""
+    rows = []
+    for number, (putative, inliers, refusal) in enumerate(found):
+        one, other = number % landmarks, (number + 1 + number // landmarks % (landmarks - 1)) % landmarks
+        rows.append(
             {"first": f"{number:05d}", "second": "x", "putative": putative, "inliers": inliers, "refusal": refusal}
-            for number, (putative, inliers, refusal) in enumerate(found)
-        ]
-    )
+            | {"first_landmark": one, "second_landmark": other, "overlap": False}
+            | {"half": one % 2 if one % 2 == other % 2 else None}
+        )
+    return DIFFERENT_PAIRS.rows(rows)
 
 
-def ranges_of(found: list[Found], **recipe: Any) -> list[dict[str, Any]]:
+def calibration_of(found: list[Found], **recipe: Any) -> pa.Table:
     table = calibrated(pairs_of(found), Verification(**recipe))
     assert problems(VERIFICATION_CALIBRATION, table) == []
-    return table.to_pylist()
+    return table
 
 
 def test_a_pair_wants_the_inliers_of_its_range() -> None:
@@ -68,76 +82,38 @@ def test_a_pair_wants_the_inliers_of_its_range() -> None:
     wanted = [11, 11, 11, 12, 12, 15, 15]
     assert [thresholds(putative) for putative in asked] == wanted
     assert thresholds.of_all(np.array(asked)).tolist() == wanted
-    rows = [{"putative_from": 0, "threshold": 11}, {"putative_from": 9, "threshold": 13}]
-    others = {"pairs": 1, "refused": 0, "accepted": 0, "false_rate": 0.0, "false_rate_most": 1.0}
-    table = VERIFICATION_CALIBRATION.rows([row | others for row in rows])
-    assert [Thresholds.of(table)(putative) for putative in (8, 9)] == [11, 13]
 
 
-def test_a_worked_example_of_one_range() -> None:
-    # 40 pairs, of which a twentieth may be accepted: two. The third highest, 17, must not be.
-    found = [(30, inliers, "") for inliers in [25, 19, 17, 17, 12, *[3] * 35]]
-    (row,) = ranges_of(found, max_false_rate=0.05)
-    assert row == {
-        "putative_from": 0,
-        "pairs": 40,
-        "refused": 0,
-        "accepted": 2,
-        "threshold": 18,
-        "false_rate": 0.05,
-        "false_rate_most": pytest.approx(0.149152, abs=1e-6),
-    }
-    # A tie of the second and the third: neither is accepted.
-    found[1] = (30, 17, "")
-    (row,) = ranges_of(found, max_false_rate=0.05)
-    assert (row["threshold"], row["accepted"]) == (18, 1)
-    # Refused ones do not count as accepted, but as pairs.
-    found[0], found[1] = (30, 25, "agrees only in a strip"), (30, 18, "agrees only in a strip")
-    (row,) = ranges_of(found, max_false_rate=0.05)
-    assert (row["threshold"], row["accepted"], row["refused"], row["pairs"]) == (13, 2, 2, 40)
-    # Chance that reaches less than the least is no reason for less.
-    (row,) = ranges_of(found, max_false_rate=0.05, min_inliers=16)
-    assert (row["threshold"], row["accepted"], row["refused"]) == (16, 2, 2)
-    (row,) = ranges_of(found, max_false_rate=0.05, calibrate=False)
-    assert (row["threshold"], row["accepted"], row["refused"]) == (11, 3, 2)
-    assert row["false_rate"] == 3 / 40
+def calibration_rows(*rows: tuple[int, int, int, int]) -> pa.Table:
+    others = {"pairs": 1, "refused": 0, "accepted": 0, "pair_rate": 0.0, "image_rate": 0.0, "image_rate_most": 1.0}
+    names = ("putative_from", "images_from", "images_to", "threshold")
+    return VERIFICATION_CALIBRATION.rows([dict(zip(names, row, strict=True)) | others for row in rows])
 
 
-def test_a_worked_example_of_two_ranges() -> None:
-    # 200 pairs at a twentieth: two ranges of a hundred, of which five may be accepted.
-    low = [(putative, 13 if putative < 6 else 2, "") for putative in range(100)]
-    high = [(putative, 20 + putative % 10 if putative < 110 else 2, "") for putative in range(100, 200)]
-    rows = ranges_of(low + high, max_false_rate=0.05)
-    told = [(row["putative_from"], row["pairs"], row["threshold"], row["accepted"]) for row in rows]
-    assert told == [(0, 100, 14, 0), (100, 100, 25, 5)]
-    # Where more matches gave less by chance, no less is wanted.
-    rows = ranges_of(low + [(putative, 2, "") for putative in range(100, 200)], max_false_rate=0.05)
-    assert [(row["threshold"], row["accepted"]) for row in rows] == [(14, 0), (14, 0)]
+def test_a_class_wants_the_inliers_of_its_size() -> None:
+    table = calibration_rows((0, 2, 10, 11), (0, 11, 500, 14), (80, 2, 4, 11), (80, 5, 30, 12), (80, 31, 500, 20))
+    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
+        thresholds = ClassThresholds.of(table.take(pa.array(order)))
+        wanted = {1: (11, 11), 2: (11, 11), 4: (11, 11), 5: (11, 12), 10: (11, 12), 11: (14, 12), 30: (14, 12)}
+        wanted |= {31: (14, 20), 500: (14, 20), 9000: (14, 20)}
+        for images, of_ranges in wanted.items():
+            of_class = thresholds.for_class(images)
+            assert (of_class(79), of_class(80)) == of_ranges, images
 
 
-def test_ranges_are_of_equal_shares_with_enough_pairs_each_and_four_at_most() -> None:
-    for pairs, wanted in ((9_999, 1), (10_000, 2), (19_999, 3), (20_000, 4), (60_000, 4)):
-        putative = np.random.default_rng(1).permutation(pairs)
-        table = pa.table(
-            {
-                "putative": pa.array(putative, pa.int32()),
-                "inliers": pa.array(putative % 7, pa.int32()),
-                "refusal": pa.array([""] * pairs),
-            }
-        )
-        rows = calibrated(table, Verification(max_false_rate=0.001)).to_pylist()
-        assert len(rows) == wanted
-        sizes = [row["pairs"] for row in rows]
-        assert max(sizes) - min(sizes) <= 1
-        assert wanted == 1 or min(sizes) * 0.001 >= 4.999
-        assert sum(sizes) == pairs
+def test_rates_of_pairs_and_of_images() -> None:
+    # One image in a thousand: 1 - .999^(1/24), and so on, to six digits by hand.
+    found = pair_rate_of(0.001, np.array([2, 25, 100, 500]))
+    assert found == pytest.approx([1e-3, 4.16868e-5, 1.010602e-5, 2.005007e-6], rel=1e-5)
+    assert image_rate_of(1e-3, np.array([25, 100, 500])) == pytest.approx([0.023725, 0.094304, 0.393014], rel=1e-4)
+    assert pair_rate_of(1.0, np.array([2, 9]))[0] == pytest.approx(1)
 
 
-def test_without_pairs_the_least_is_wanted_and_nothing_is_known() -> None:
-    (row,) = ranges_of([], min_inliers=12)
-    assert (row["putative_from"], row["pairs"], row["accepted"], row["threshold"]) == (0, 0, 0, 12)
-    assert (row["false_rate"], row["false_rate_most"]) == (0.0, 1.0)
-    assert len(ranges_of([(0, 0, "")] * 500, max_false_rate=0.1)) == 1
+@given(st.floats(1e-6, 1), st.integers(2, 5000))
+def test_the_two_rates_belong_together(rate: float, images: int) -> None:
+    of_pair = pair_rate_of(rate, np.array([images]))
+    assert 0 < of_pair[0] <= rate * (1 + 1e-9)
+    assert image_rate_of(of_pair, images)[0] == pytest.approx(rate, rel=1e-6)
 
 
 found_by_chance = st.lists(
@@ -145,57 +121,207 @@ found_by_chance = st.lists(
 )
 
 
-@given(found_by_chance, st.sampled_from([0.001, 0.01, 0.1, 0.25, 1.0]), st.integers(4, 14), st.booleans())
-@settings(max_examples=200)
-def test_each_threshold_is_the_least_that_keeps_the_rate(
+@given(found_by_chance, st.sampled_from([0.001, 0.01, 0.1, 1.0]), st.integers(4, 14), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_each_threshold_is_the_least_whose_bound_keeps_the_rate(
     found: list[Found], rate: float, least: int, calibrate: bool
 ) -> None:
-    rows = ranges_of(found, max_false_rate=rate, min_inliers=least, calibrate=calibrate)
-    starts = [row["putative_from"] for row in rows]
-    assert starts[0] == 0
-    assert starts == sorted(set(starts))
-    assert len(rows) <= 4
-    before = least
-    for row, end in zip(rows, [*starts[1:], math.inf], strict=True):
-        mine = [of for of in found if row["putative_from"] <= of[0] < end]
-        good = [inliers for _, inliers, refusal in mine if not refusal]
-        wanted = before
-        while calibrate and sum(inliers >= wanted for inliers in good) > rate * len(mine) + 1e-9:
-            wanted += 1
-        assert row["threshold"] == wanted >= before
-        assert row["pairs"] == len(mine)
-        assert row["accepted"] == sum(inliers >= wanted for inliers in good)
-        assert row["refused"] == sum(inliers >= wanted for _, inliers, refusal in mine if refusal)
-        assert row["false_rate"] == (row["accepted"] / len(mine) if mine else 0)
-        if calibrate:
-            assert row["false_rate"] <= rate
-        before = wanted
-    thresholds = Thresholds.of(calibrated(pairs_of(found), Verification(max_false_rate=rate, min_inliers=least)))
-    accepted = [of for of in found if of[1] >= thresholds(of[0]) and not of[2]]
-    assert len(accepted) <= rate * len(found) + 1e-9
+    recipe = Verification(
+        max_false_rate=rate, min_inliers=least, calibrate=calibrate, cap=90, keep=90, max_features=100
+    )
+    pairs = pairs_of(found)
+    rows = calibrated(pairs, recipe).to_pylist()
+    # Every class size has one threshold, which rises with it.
+    assert rows[0]["images_from"] == 2
+    assert rows[-1]["images_to"] == 90
+    assert all(one["images_to"] + 1 == other["images_from"] for one, other in pairwise(rows))
+    assert all(one["threshold"] < other["threshold"] for one, other in pairwise(rows))
+    rates = ChanceRates.of(
+        ForeignPairs(
+            np.array([0 if refusal else inliers for _, inliers, refusal in found], np.int64),
+            np.zeros(len(found), np.int64),
+            np.stack([pairs["first_landmark"].to_numpy(), pairs["second_landmark"].to_numpy()], axis=1),
+        ),
+        1,
+        100,
+    )
+    for row in rows:
+        wanted, largest = row["threshold"], row["images_to"]
+        assert row["putative_from"] == 0
+        assert wanted >= least
+        assert row["pairs"] == len(found)
+        assert row["accepted"] == sum(inliers >= wanted and not refusal for _, inliers, refusal in found)
+        assert row["refused"] == sum(inliers >= wanted and bool(refusal) for _, inliers, refusal in found)
+        assert row["pair_rate"] == pytest.approx(rates.likely[0, wanted])
+        bound = image_rate_of(rates.most[0], largest)
+        assert row["image_rate_most"] == pytest.approx(bound[wanted])
+        assert row["image_rate"] <= row["image_rate_most"]
+        if calibrate and found:
+            assert row["image_rate_most"] <= rate * (1 + 1e-9)
+            # One inlier fewer would let more stay in the smallest class of the row.
+            smallest = image_rate_of(rates.most[0], row["images_from"])
+            assert wanted == least or smallest[wanted - 1] > rate * (1 - 1e-9)
+    if not calibrate:
+        assert [row["threshold"] for row in rows] == [least]
 
 
-def at_most(accepted: int, of: int, share: float) -> float:
-    """How likely so many or fewer of `of` are accepted, each by `share`."""
-    return math.fsum(math.comb(of, k) * share**k * (1 - share) ** (of - k) for k in range(accepted + 1))
+def test_ranges_are_of_equal_shares_with_enough_pairs_each_and_four_at_most() -> None:
+    for pairs, wanted in ((9_999, 1), (10_000, 2), (19_999, 3), (20_000, 4), (60_000, 4)):
+        putative = np.random.default_rng(1).permutation(pairs)
+        inliers, landmarks = foreign_pairs(Verifier(0.02, 1.5), 10, 2, pairs, np.random.default_rng(2))
+        rows = calibrated(as_table(inliers, landmarks, putative), Verification(cap=25, keep=25)).to_pylist()
+        starts = sorted({row["putative_from"] for row in rows})
+        assert len(starts) == wanted
+        sizes = [next(row["pairs"] for row in rows if row["putative_from"] == start) for start in starts]
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == pairs
 
 
-@given(st.integers(1, 300).flatmap(lambda of: st.tuples(st.integers(0, min(of - 1, 40)), st.just(of))))
-def test_the_share_not_exceeded_is_that_at_which_so_few_are_as_rare_as_one_in_twenty(numbers: tuple[int, int]) -> None:
-    share = most_likely_share(*numbers)
-    assert numbers[0] / numbers[1] < share < 1
-    assert at_most(*numbers, share) == pytest.approx(0.05, rel=1e-7)
+def test_what_agrees_more_by_chance_where_there_are_more_matches_wants_more_there() -> None:
+    random = np.random.default_rng(3)
+    inliers, landmarks = foreign_pairs(Verifier(0.05, 1.5), 40, 5, 10_000, random)
+    putative = random.integers(0, 200, 10_000)
+    more = np.where(putative >= np.median(putative), inliers + 6 * (inliers > 0), inliers)
+    table = calibrated(as_table(more, landmarks, putative), Verification())
+    low, high = (ClassThresholds.of(table).for_class(100)(putative) for putative in (0, 199))
+    assert high - low == pytest.approx(6, abs=2)
 
 
-def test_the_share_not_exceeded_of_none_and_where_all_are_accepted_is_one() -> None:
-    assert most_likely_share(0, 0) == most_likely_share(7, 7) == 1.0
-    # The rule of three.
-    assert most_likely_share(0, 20_000) == pytest.approx(1 - 0.05 ** (1 / 20_000))
+def test_without_pairs_the_least_is_wanted_and_nothing_is_known() -> None:
+    (row,) = calibration_of([], min_inliers=12).to_pylist()
+    assert (row["putative_from"], row["images_from"], row["images_to"]) == (0, 2, 500)
+    assert (row["pairs"], row["accepted"], row["threshold"]) == (0, 0, 12)
+    assert (row["pair_rate"], row["image_rate"], row["image_rate_most"]) == (1.0, pytest.approx(1), pytest.approx(1))
+    assert judged(pairs_of([]), Verification()).num_rows == 0
+
+
+def test_refused_pairs_raise_no_threshold() -> None:
+    chance = [(30, 5, "")] * 60 + [(30, 0, "")] * 940
+    clean = calibration_of(chance)
+    traps = calibration_of([*chance, *[(30, 80, "agrees only in a strip")] * 20])
+    assert traps["threshold"].to_pylist() == clean["threshold"].to_pylist()
+    assert pc.max(traps["refused"]).as_py() == 20
+
+
+def test_pairs_of_landmarks_that_show_the_same_thing_raise_no_threshold() -> None:
+    landmarks = np.array([[1, 2], [2, 1], [1, 3], [2, 3], [1, 2], [3, 1]])
+    putative = np.array([120, 100, 90, 100, 100, 200])
+    inliers = np.array([40, 20, 39, 33, 5, 66])
+    refused = np.array([False, False, False, False, True, False])
+    # 40 of 120 are a third; 39 are too few; 66 of 200 too small a share.
+    assert overlapping(landmarks, putative, inliers, refused).tolist() == [True, True, False, False, True, False]
+    assert not overlapping(landmarks, putative, inliers, inliers >= 40).any()
+    pairs = pairs_of([(100, 5, "")] * 60 + [(100, 0, "")] * 940 + [(100, 90, "")] * 3)
+    overlap = pa.array([False] * 1000 + [True] * 3)
+    marked = pairs.set_column(pairs.schema.get_field_index("overlap"), DIFFERENT_PAIRS.schema.field("overlap"), overlap)
+    with_them, without = calibrated(pairs, Verification()), calibrated(marked, Verification())
+    assert without.equals(calibrated(pairs.slice(0, 1000), Verification()))
+    assert pc.max(without["threshold"]).as_py() < 40 < pc.max(with_them["threshold"]).as_py()
+
+
+# Thresholds judged on landmarks that chose none
+
+
+def false_images(verifier: Verifier, seed: int, recipe: Verification, pairs: int = 4000) -> pa.Table:
+    """`FALSE_IMAGES` of pairs of 30 landmarks of six images."""
+    found = judged(as_table(*foreign_pairs(verifier, 30, 6, pairs, np.random.default_rng(seed)), seed=seed), recipe)
+    assert problems(FALSE_IMAGES, found) == []
+    return found
+
+
+def test_each_half_is_judged_by_the_threshold_of_the_other() -> None:
+    # One half's pairs reach 20 by chance, the other's never more than 3.
+    rows = [(100, 20 if number % 6 % 2 else 3, "") for number in range(3000)]
+    pairs = pairs_of(rows)
+    within = [row for row in pairs.to_pylist() if row["half"] is not None]
+    wrong = sum(row["half"] == 1 for row in within)
+    recipe = Verification(cap=25, keep=25)
+    ten, all_of_them = judged(pairs, recipe).to_pylist()
+    assert (ten["images"], all_of_them["images"]) == (10, 25)
+    for row in (ten, all_of_them):
+        assert row["pairs"] == len(within)
+        # All of the second half, by the threshold of the first, and none of the first by that of the second.
+        assert (row["threshold_least"], row["accepted"]) == (11, wrong)
+        assert row["threshold_most"] > 20
+        assert row["image_rate"] >= row["image_rate_least"] > 0.9
+        assert row["landmarks"] == 3
+    told = too_often_wrong(judged(pairs, recipe), 0.01, 100)
+    assert told.startswith("of a class of 10 images 9")
+    assert f"{wrong} times of {len(within)}" in told
+
+
+def test_a_verifier_that_is_wrong_too_often_is_reported_and_a_good_one_seldom() -> None:
+    """Without calibration the threshold is 11 whatever chance gives, so many verifiers are wrong."""
+    random = np.random.default_rng(4)
+    recipe = Verification(calibrate=False, cap=25, keep=25)
+    reported: dict[bool, list[bool]] = {True: [], False: []}
+    for seed in range(40):
+        verifier = Verifier.arbitrary(random)
+        rate = float(image_rate_of(verifier.rates(np.array([11]), 50_000)[0], 25))
+        found = bool(too_often_wrong(false_images(verifier, seed, recipe), 0.01, 100))
+        if not 0.01 < rate < 0.05:
+            reported[rate >= 0.05].append(found)
+    assert len(reported[True]) > 15
+    assert np.mean(reported[True]) > 0.9
+    assert len(reported[False]) > 7
+    assert np.mean(reported[False]) < 0.15
+
+
+def test_calibrated_thresholds_are_seldom_reported() -> None:
+    random = np.random.default_rng(5)
+    found = [
+        too_often_wrong(false_images(Verifier.arbitrary(random), seed, Verification(cap=25, keep=25)), 0.01, 100)
+        for seed in range(20)
+    ]
+    assert sum(map(bool, found)) <= 2
+
+
+def test_too_few_landmarks_or_excesses_tell_nothing() -> None:
+    assert "has pairs of 0 landmarks" in too_often_wrong(FALSE_IMAGES.empty(), 0.01, 100)
+    for landmarks, told in ((18, "pairs of 9 landmarks"), (20, "")):
+        pairs = as_table(*foreign_pairs(Verifier(0.01, 1.5), landmarks, 6, 4000, np.random.default_rng(1)))
+        assert told in too_often_wrong(judged(pairs, Verification()), 0.01, 100)
+        assert bool(told) == bool(too_often_wrong(judged(pairs, Verification()), 0.01, 100))
+    sound = false_images(Verifier(0.01, 1.5), 0, Verification())
+    assert too_often_wrong(sound, 0.01, 20) == ""
+    assert "19 pairs of different landmarks" in too_often_wrong(sound, 0.01, 19)
+
+
+def test_a_verifier_that_agrees_on_anything_is_reported() -> None:
+    """Its pairs count as landmarks that overlap, or want more inliers than there are features: no rate tells."""
+    assert without_foundation(4000, 4, 14, 500) == ""
+    assert "5 of 4000 pairs" in without_foundation(4000, 5, 14, 500)
+    assert "501 inliers are wanted" in without_foundation(4000, 0, 501, 500)
+    assert without_foundation(4000, 0, 500, 500) == ""
+    assert without_foundation(0, 0, 11, 500) == ""
+    random, recipe = np.random.default_rng(6), Verification(cap=25, keep=25)
+    for seed in range(10):
+        inliers, landmarks = foreign_pairs(Verifier(1.0, 1.0), 30, 6, 4000, np.random.default_rng(seed))
+        putative = random.integers(30, 600, 4000)
+        inliers = np.where(random.random(4000) < random.uniform(0.1, 1), putative, inliers)
+        certain = same_thing(putative, inliers, np.zeros(4000, bool))
+        overlap = overlapping(landmarks, putative, inliers, np.zeros(4000, bool))
+        table = as_table(inliers, landmarks, putative, seed)
+        place = table.schema.get_field_index("overlap")
+        table = table.set_column(place, table.schema.field(place), pa.array(overlap))
+        least = min(calibrated(table, recipe)["threshold"].to_pylist())
+        assert without_foundation(4000, int(certain.sum()), least, 500)
 
 
 # Which pairs are compared
 
 landmarks = st.lists(st.integers(0, 5), max_size=14)
+
+
+@given(st.lists(st.integers(-5, 2**40), max_size=40), st.integers(0, 9))
+def test_halves_are_of_landmarks_and_equally_large(of_image: list[int], seed: int) -> None:
+    numbers = np.array(of_image, np.int64)
+    half = halves_of(numbers, seed)
+    by_landmark = {landmark: half[numbers == landmark].tolist() for landmark in of_image}
+    assert all(len(set(halves)) == 1 for halves in by_landmark.values())
+    firsts = sum(halves[0] == 0 for halves in by_landmark.values())
+    assert firsts - (len(by_landmark) - firsts) in {0, 1}
+    assert half.tolist() == halves_of(numbers[::-1], seed)[::-1].tolist()
 
 
 @given(landmarks, st.integers(0, 40), st.integers(0, 9), st.sets(st.tuples(st.integers(0, 13), st.integers(0, 13))))
@@ -329,23 +455,28 @@ def test_what_was_compared_and_what_it_gave_is_told(copied: Store) -> None:
             evidence.inliers,
             evidence.refusal,
         )
+    half = dict(zip(ids, halves_of(np.array([landmark_of[name] for name in ids]), SEED).tolist(), strict=True))
+    for row in pairs:
+        one, other = row["first"], row["second"]
+        assert (row["first_landmark"], row["second_landmark"]) == (landmark_of[one], landmark_of[other])
+        assert row["half"] == (half[one] if half[one] == half[other] else None)
     table = read_table(copied, VERIFICATION_CALIBRATION)
     assert table.to_pylist() == calibrated(DIFFERENT_PAIRS.rows(pairs), RECIPE).to_pylist()
-    thresholds = Thresholds.of(table)
-    accepted = sum(row["inliers"] >= thresholds(row["putative"]) and not row["refusal"] for row in pairs)
-    assert accepted <= 3
-    assert made.receipt.summary == {
-        "rows": table.num_rows,
-        "images": 28,
-        "pairs": 150,
-        "accepted": accepted,
-        "refused": sum(table["refused"].to_pylist()),
-        "false_rate": accepted / 150,
-        "false_rate_most": most_likely_share(accepted, 150),
-        "accepted_by_min_inliers": sum(row["inliers"] >= 11 for row in pairs),
-        "threshold_least": min(table["threshold"].to_pylist()),
-        "threshold_most": max(table["threshold"].to_pylist()),
+    assert read_table(copied, FALSE_IMAGES).to_pylist() == judged(DIFFERENT_PAIRS.rows(pairs), RECIPE).to_pylist()
+    summary = made.receipt.summary
+    assert (summary["images"], summary["landmarks"], summary["pairs"]) == (28, 5, 150)
+    assert summary["rows"] == table.num_rows
+    # Landmark 4 has two photographs of what landmark 0 shows.
+    assert {tuple(sorted((row["first_landmark"], row["second_landmark"]))) for row in pairs if row["overlap"]} == {
+        (0, 4)
     }
+    assert summary["overlapping"] == sum(row["overlap"] for row in pairs)
+    beyond_doubt = [row for row in pairs if row["inliers"] >= max(40, row["putative"] / 3) and not row["refusal"]]
+    assert summary["same_thing"] == len(beyond_doubt) > 0
+    assert summary["accepted_by_min_inliers"] == sum(row["inliers"] >= 11 and not row["overlap"] for row in pairs)
+    assert summary["threshold_least"] == min(table["threshold"].to_pylist())
+    assert summary["threshold_most"] == max(table["threshold"].to_pylist())
+    assert summary["image_rate_most"] == max(table["image_rate_most"].to_pylist()) <= 0.02
     root = Path(copied.root)
     assert problems(DIFFERENT_PAIRS, pq.read_table(root / DIFFERENT_PAIRS.path)) == []
     assert problems(VERIFICATION_CALIBRATION, pq.read_table(root / VERIFICATION_CALIBRATION.path)) == []
@@ -359,22 +490,24 @@ def test_photographs_known_to_show_the_same_are_no_evidence_of_chance(copied: St
     recipe = changed(calibration_pairs=400)  # more than there are
     summary = make_calibration(copied, recipe).receipt.summary
     every = 28 * 27 // 2 - (3 * 15 + 10 + 10)
-    assert summary["pairs"] == every
-    assert summary["accepted_by_min_inliers"] == 12
-    assert summary["threshold_most"] > 25
+    # Each of the two shows what six others do beyond doubt, so no pair of their landmarks counts.
+    assert (summary["pairs"], summary["overlapping"]) == (every, 30)
+    assert (summary["accepted_by_min_inliers"], summary["threshold_most"]) == (0, 11)
+    found = read_table(copied, DIFFERENT_PAIRS)
+    assert sum(row["inliers"] >= 11 for row in found.to_pylist()) == 12
     write(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED[:1]))
     one_less = make_calibration(copied, recipe).receipt.summary
-    assert (one_less["pairs"], one_less["accepted_by_min_inliers"]) == (every - 6, 6)
+    assert (one_less["pairs"], one_less["overlapping"]) == (every - 6, 24)
     write(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED))
     none = make_calibration(copied, recipe).receipt.summary
-    assert (none["pairs"], none["accepted_by_min_inliers"]) == (every - 12, 0)
-    assert (none["threshold_least"], none["threshold_most"]) == (11, 11)
+    assert (none["pairs"], none["overlapping"], none["accepted_by_min_inliers"]) == (every - 12, 0, 0)
 
 
 def test_uncalibrated_the_least_is_wanted_though_chance_reaches_more(copied: Store) -> None:
-    summary = make_calibration(copied, changed(calibration_pairs=400, calibrate=False)).receipt.summary
-    assert (summary["threshold_least"], summary["threshold_most"], summary["accepted"]) == (11, 11, 12)
-    assert summary["false_rate"] == 12 / summary["pairs"]
+    recipe = changed(calibration_pairs=400, calibrate=False, max_false_rate=1e-6)
+    summary = make_calibration(copied, recipe).receipt.summary
+    assert (summary["threshold_least"], summary["threshold_most"]) == (11, 11)
+    assert summary["image_rate_most"] > 1e-6
 
 
 def test_workers_change_no_byte(extracted: Store, tmp_path: Path) -> None:
@@ -419,4 +552,5 @@ def test_a_set_without_pairs_of_different_landmarks_wants_the_least(photographs:
     features(store, recipe)
     summary = make_calibration(store, recipe).receipt.summary
     assert (summary["pairs"], summary["images"]) == (0, photographs if photographs > 1 else 0)
-    assert (summary["threshold_least"], summary["threshold_most"], summary["false_rate"]) == (11, 11, None)
+    assert (summary["threshold_least"], summary["threshold_most"]) == (11, 11)
+    assert (summary["image_rate_most"], summary["judged_image_rate"]) == (1, None)

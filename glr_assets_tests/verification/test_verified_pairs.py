@@ -24,7 +24,7 @@ from glr_assets.receipts import Made, Receipt, Writer, find_receipt, make
 from glr_assets.recipes import Execution, Verification
 from glr_assets.store import Store
 from glr_assets.tables import problems, read_table
-from glr_assets.verification.calibration import Thresholds, make_verification_calibration
+from glr_assets.verification.calibration import ClassThresholds, make_verification_calibration
 from glr_assets.verification.cleaned_manifest import make_cleaned_manifest
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors.rootsift import RootSift
@@ -335,7 +335,7 @@ def test_each_pair_holds_what_comparing_its_two_photographs_gives(done: tuple[St
         if number != BROKEN
     }
     found = pairs_of(done[1])
-    thresholds = Thresholds.of(read_table(done[1], VERIFICATION_CALIBRATION))
+    calibration = ClassThresholds.of(read_table(done[1], VERIFICATION_CALIBRATION))
     compared = {row["id"] for row in images_of(done[1]).values() if not row["reason"]}
     wanted = {pair for pair in combinations(sorted(compared), 2) if by_id[pair[0]][0] == by_id[pair[1]][0]}
     assert set(found) == wanted
@@ -347,7 +347,8 @@ def test_each_pair_holds_what_comparing_its_two_photographs_gives(done: tuple[St
             evidence.refusal,
         )
         assert row["model"] == np.array(evidence.model, np.float32).tolist()
-        assert row["threshold"] == thresholds(evidence.putative) >= 11
+        size = sum(by_id[name][0] == row["landmark_id"] for name in compared)
+        assert row["threshold"] == calibration.for_class(size)(evidence.putative) >= 11
         assert row["accepted"] == (row["inliers"] >= row["threshold"] and not row["refusal"])
         assert row["landmark_id"] == by_id[first][0]
 
@@ -446,12 +447,15 @@ def features(store: Store, recipe: Verification) -> None:
         make_local_features(store, key, wanted, recipe, Execution(workers=1))
 
 
-def calibrate_at(store: Store, threshold: int) -> None:
-    """The threshold that a calibration might have given."""
-    rows = [
-        {"putative_from": 0, "pairs": 1, "refused": 0, "accepted": 0, "threshold": threshold}
-        | {"false_rate": 0.0, "false_rate_most": 1.0}
-    ]
+def calibrate_at(store: Store, *of_sizes: tuple[int, int]) -> None:
+    """Thresholds that a calibration might have given, each with the largest class that it is for."""
+    rows, first = [], 2
+    for threshold, images in of_sizes:
+        rows.append(
+            {"putative_from": 0, "images_from": first, "images_to": images, "threshold": threshold}
+            | {"pairs": 1, "refused": 0, "accepted": 0, "pair_rate": 0.0, "image_rate": 0.0, "image_rate_most": 1.0}
+        )
+        first = images + 1
     write(store, "verification_calibration", VERIFICATION_CALIBRATION, rows)
 
 
@@ -461,7 +465,7 @@ def earlier(prepared: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[b
     stores = {}
     for exhaustive in (True, False):
         stores[exhaustive] = copy_of(prepared, tmp_path_factory.mktemp("earlier"))
-        calibrate_at(stores[exhaustive], 11)
+        calibrate_at(stores[exhaustive], (11, 500))
         verified(stores[exhaustive], changed(**FIVE, exhaustive=exhaustive))
     return stores
 
@@ -513,7 +517,7 @@ def test_only_pairs_of_what_changed_are_compared_and_nothing_tells_of_it(
     fresh = Store(str(tmp_path / "fresh"))
     later.write(fresh)
     features(fresh, changed(**FIVE))
-    calibrate_at(fresh, 11)
+    calibrate_at(fresh, (11, 500))
     seen = compared_pairs(monkeypatch)
     for exhaustive, before in earlier.items():
         recipe = changed(**FIVE, exhaustive=exhaustive)
@@ -534,6 +538,29 @@ def test_only_pairs_of_what_changed_are_compared_and_nothing_tells_of_it(
         assert total(made, "pairs_known") == rows - len(compared)
         verified(alone, recipe)
         assert outputs(store) == outputs(alone)
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_the_images_of_a_landmark_decide_on_its_threshold(
+    exhaustive: bool, earlier: dict[bool, Store], tmp_path: Path
+) -> None:
+    store = copy_of(earlier[exhaustive], tmp_path / "sized")
+    before = images_of(store)
+    sizes = Counter(row["landmark_id"] for row in before.values() if not row["reason"])
+    between = sorted(set(sizes.values()))[-2]
+    # Classes of more images than that want what no pair has.
+    calibrate_at(store, (11, between), (101, 500))
+    made = verified(store, changed(**FIVE, exhaustive=exhaustive))
+    after = images_of(store)
+    for name, row in after.items():
+        assert row["verified"] == (before[name]["verified"] and sizes[row["landmark_id"]] <= between)
+    kept = {row["landmark_id"] for row in after.values() if row["verified"]}
+    assert kept
+    assert kept < {row["landmark_id"] for row in before.values() if row["verified"]}
+    # A pair's evidence is that of the earlier threshold.
+    assert total(made, "pairs_known") > 0
+    wanted = {row["threshold"] for row in pairs_of(store).values() if sizes[row["landmark_id"]] > between}
+    assert wanted == {101}
 
 
 def test_finished_work_is_known(done: tuple[Store, Store], tmp_path: Path) -> None:
@@ -564,10 +591,10 @@ def test_another_threshold_decides_anew_of_what_was_compared(
 ) -> None:
     recipe = changed(**EVERY)
     store, fresh = copy_of(done[1], tmp_path / "store"), copy_of(prepared, tmp_path / "fresh")
-    calibrate_at(store, threshold)
+    calibrate_at(store, (threshold, 500))
     made = verified(store, recipe)
     assert (total(made, "pairs_compared"), total(made, "pairs_known")) == (0, 160)
-    calibrate_at(fresh, threshold)
+    calibrate_at(fresh, (threshold, 500))
     verified(fresh, recipe)
     assert outputs(store, "verification") == outputs(fresh, "verification")
     pairs = pairs_of(store).values()
@@ -681,7 +708,7 @@ def test_a_trap_is_refused_whatever_the_threshold_and_though_it_was_compared_bef
     names = min(identifier(0), identifier(1)), max(identifier(0), identifier(1))
     found = []
     for threshold in (11, 1000, 12):
-        calibrate_at(store, threshold)
+        calibrate_at(store, (threshold, 500))
         again = verified(store, recipe)
         row = pairs_of(store)[names]
         found.append((row["inliers"], row["refusal"], row["accepted"]))
@@ -710,7 +737,7 @@ def decisions(verified_class: VerifiedClass) -> list[tuple[Any, ...]]:
 def decided_alike(folders: Sequence[Path]) -> tuple[int, int, int, int]:
     """Photographs, verified ones, pairs tried and all pairs, once both ways have shown to decide alike."""
     extractor = RootSift(500)
-    thresholds = Thresholds(np.array([0]), np.array([11]))
+    thresholds = ClassThresholds(np.array([0]), np.array([20, 500]), np.array([[11, 13]]))
     photos = kept = tried = pairs = 0
     for landmark, folder in enumerate(folders):
         files = sorted(folder.iterdir())
