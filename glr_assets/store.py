@@ -197,6 +197,9 @@ class Store:
             with io.FileIO(path) as file:
                 if offset is None or size is None:
                     return file.readall()
+                if size > READ_BLOCK:
+                    # Memory for a size that a damaged table names is not asked for.
+                    size = min(size, max(0, os.fstat(file.fileno()).st_size - offset))
                 data = os.pread(file.fileno(), size, offset)
                 while len(data) < size and (more := os.pread(file.fileno(), size - len(data), offset + len(data))):
                     data += more  # one call reads 2 GiB at most

@@ -112,7 +112,7 @@ def test_the_head_of_a_file(any_store: Store) -> None:
         any_store.head("absent", 10)
 
 
-@pytest.mark.parametrize(("offset", "size", "found"), [(190, 20, 10), (200, 5, 0), (5000, 10, 0)])
+@pytest.mark.parametrize(("offset", "size", "found"), [(190, 20, 10), (200, 5, 0), (5000, 10, 0), (50, 2**50, 150)])
 def test_a_range_beyond_the_end_says_so(any_store: Store, offset: int, size: int, found: int) -> None:
     any_store.write("file", bytes(200))
     with pytest.raises(StoreError) as error:

@@ -191,6 +191,21 @@ def test_an_image_that_the_store_has_lost_is_told_without_its_path(served: Serve
     assert response.headers["retry-after"]
 
 
+@pytest.mark.parametrize("size", [2**33, 2**50, 2**62])
+def test_an_image_of_a_size_that_no_memory_holds_is_told_and_costs_no_other(
+    served: Served, build: Build, photo: bytes, size: int
+) -> None:
+    live = Live(served.store, lambda _: None)
+    assert live.refresh()
+    client = build(of=live)
+    reader = indexed(client)
+    reader.places.places["size"][reader.row(reader.ids[0])] = size
+    response = client.get(f"/image/train/{reader.ids[0]}")
+    assert problem(response) == (503, "unavailable")
+    assert response.headers["retry-after"]
+    assert client.get(f"/image/train/{reader.ids[1]}").status_code == ask(client, photo).status_code == 200
+
+
 def test_without_an_index_the_service_lives_and_is_not_ready(served: Served, build: Build, photo: bytes) -> None:
     served.store.remove(receipt_path("faiss_index"))
     live = Live(served.store, lambda _: None)
