@@ -31,7 +31,8 @@ BURST_BITS: Final = 24
 SMALL_GROUP: Final = 20
 #: A larger one that holds more than this share of its class is cut at stricter limits.
 MOST_OF_CLASS: Final = 0.5
-_ROWS_AT_ONCE: Final = 1024
+#: Pairs of images that are compared at once: about 200 MB.
+_PAIRS_AT_ONCE: Final = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,9 @@ def _links(rows: Numbers, forms: Sequence[Hashes], traits: ImageTraits) -> tuple
     """The links of one class: the two images by their place in it, and how weak each is, in bits or as if in bits."""
     own, hashed = forms[0][rows], traits.hashed[rows]
     parts: list[tuple[Numbers, Numbers, Numbers]] = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = slice(start, min(start + _ROWS_AT_ONCE, len(rows)))
+    step = max(1, _PAIRS_AT_ONCE // len(rows))
+    for start in range(0, len(rows), step):
+        some = slice(start, min(start + step, len(rows)))
         plain = np.bitwise_count(own[some, None] ^ own[None, :])
         least = plain
         for form in forms[1:]:

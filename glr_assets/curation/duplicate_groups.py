@@ -1,4 +1,4 @@
-"""Groups of near-duplicates among stored train images, for splits that must not part them."""
+"""Groups of near-duplicates among stored images of a split, for splits of them that must not part a group."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from glr_assets.curation.fates import stored_images
 from glr_assets.grouped_split import ImageTraits, near_duplicate_groups
+from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, taken
 
@@ -18,7 +19,7 @@ from glr_assets.tables import fixed_width, places, taken
 LEAST_SHARPNESS: Final = 1.0
 
 
-def duplicate_groups(store: Store, images: pa.Table) -> npt.NDArray[np.int64]:
+def duplicate_groups(store: Store, images: pa.Table, split: Split = "train") -> npt.NDArray[np.int64]:
     """The group of each image [n]: the row of the first of its near-duplicates of the same landmark, by id.
 
     They are told by the dhash that ingest stored (`grouped_split.near_duplicate_groups`). An image that is not stored
@@ -27,12 +28,13 @@ def duplicate_groups(store: Store, images: pa.Table) -> npt.NDArray[np.int64]:
     Args:
         store: the store.
         images: `id, landmark_id`, each id once.
+        split: that they are of.
 
     Raises:
         MissingInputError: the catalog has not been made.
     """
     ids = fixed_width(images["id"])
-    stored = stored_images(store, "train", ("dhash", "sharpness"))
+    stored = stored_images(store, split, ("dhash", "sharpness"))
     found = taken(stored, places(ids, fixed_width(stored["id"])))
     sharp = pc.greater_equal(pc.fill_null(found["sharpness"], 0.0), LEAST_SHARPNESS)
     hashed = pc.and_(pc.is_valid(found["dhash"]), sharp)

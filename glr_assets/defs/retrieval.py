@@ -154,6 +154,7 @@ def test_features(
         "local_features",
         "search_features",
         "test_features",
+        "image_catalog",
         *MANIFESTS,
     ],
 )

@@ -136,7 +136,6 @@ def ablation(
     queries = read_embeddings(store, test, solution.landmarks)
     index = open_index(store)
     gallery = read_non_landmarks(store, index.dimensions)
-    samples, landmark_of = read_sample_queries(store, train, gallery)
     centres = open_centres(store) if recipe.class_logits else None
     *steps, last = steps_of(recipe, classes=centres is not None)
     found: dict[str, list[Prediction]] = {step.name: [] for step in steps}
@@ -145,7 +144,7 @@ def ablation(
     for _, alike in groupby(steps, key=lambda step: (step.recipe.penalties == "fixed", step.recipe.expansion)):
         together = list(alike)
         witness = Witness(index, gallery, together[0].recipe, centres=centres, every_candidate=True)
-        fitted_on = evidence_of_samples(witness, samples, landmark_of)
+        fitted_on = evidence_of_samples(witness, read_sample_queries(store, train, witness))
         models |= {step.name: step.fit(fitted_on.evidence, fitted_on.shown) for step in together}
         for evidence in witness.of(queries):
             for step in together:

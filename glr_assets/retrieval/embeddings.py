@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from glr_assets.retrieval.schemas import (
     NON_LANDMARK_EMBEDDINGS,
     NON_LANDMARK_VECTORS,
 )
-from glr_assets.retrieval.scoring import Gallery
+from glr_assets.retrieval.scoring import Excluded, Gallery
 from glr_assets.retrieval.vector_files import LocatedVectors, VectorFile, allocated, write_vectors
 from glr_assets.source import Source
 from glr_assets.source.base import Split
@@ -65,6 +65,10 @@ class Vectors:
         return len(self.ids)
 
 
+#: Of an image's id, the ids of other images that are no evidence about it: its near-duplicates.
+LeaveOut = Mapping[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class NonLandmarks:
     """The gallery of the penalties: photographs known to show no landmark, no two of the same bytes."""
@@ -90,9 +94,16 @@ class NonLandmarks:
         digests = self.images.digests
         return {} if digests is None else {int(d): n for d, n in zip(digests, self.images.ids, strict=True) if d}
 
-    def penalties(self, images: Vectors, top: int) -> Floats:
-        """B or C of each image, as `Gallery.penalties`."""
-        return self.gallery.penalties(images.vectors, self.known_as(images), top)
+    def penalties(self, images: Vectors, top: int, leave_out: LeaveOut | None = None) -> Floats:
+        """B or C of each image, as `Gallery.penalties`; `leave_out` names what else it is not compared with."""
+        return self.gallery.penalties(images.vectors, self.left_out(images, leave_out), top)
+
+    def left_out(self, images: Vectors, leave_out: LeaveOut | None = None) -> list[Excluded]:
+        """What each image is not compared with: its own id or that of its twin, and what `leave_out` names."""
+        known = self.known_as(images)
+        if leave_out is None:
+            return list(known)
+        return [(name, *leave_out.get(own, ())) for own, name in zip(images.ids, known, strict=True)]
 
 
 def table_of(images: Vectors) -> pa.Table:

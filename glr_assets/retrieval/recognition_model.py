@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
@@ -22,7 +23,7 @@ from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Recipe, Retrieval, Verification
 from glr_assets.retrieval.answering import Evidence, Photographs, Witness
-from glr_assets.retrieval.embeddings import NonLandmarks, Vectors, embedded_shards, read_embeddings, read_non_landmarks
+from glr_assets.retrieval.embeddings import LeaveOut, Vectors, embedded_shards, read_embeddings, read_non_landmarks
 from glr_assets.retrieval.index import open_index
 from glr_assets.retrieval.local import Comparer, StoredFeatures, extracted
 from glr_assets.retrieval.model import RecognitionModel, fit_model, fit_neighbours
@@ -37,7 +38,7 @@ from glr_assets.training.versions import open_centres
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.matching import Prepared
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 RELIABILITY_PICTURE = "reports/recognition_model_reliability.png"
 #: Parts in which samples are told apart, each answered by a model fitted on the others.
 FOLDS: Final = 5
@@ -81,12 +82,48 @@ def fit_of(recipe: Retrieval, *, classes: bool) -> Fit:
 
 
 @dataclass(frozen=True, eq=False)
+class SampleQueries:
+    """Photographs of one kind that a model is fitted on, before they are asked.
+
+    Attributes:
+        split: that they are of.
+        vectors: of each, by id.
+        landmark_of: what train images show; test images show none.
+        group_of: the first id of each one's near-duplicates, itself where it has none.
+        leave_out: the other near-duplicates of each in index and gallery.
+        hidden: whether the landmark of each is left out of what it finds, so that "none of them" is right.
+    """
+
+    split: Split
+    vectors: Vectors
+    landmark_of: Mapping[str, int]
+    group_of: Mapping[str, str]
+    leave_out: LeaveOut
+    hidden: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
-    """Photographs whose landmark is known: the evidence of each, its split, and what it shows (None: no landmark)."""
+    """Photographs whose landmark is known, an entry each.
+
+    Attributes:
+        split: that it is of.
+        evidence: what speaks for landmarks.
+        landmark: what it shows; None where it shows none.
+        hidden: whether that landmark was left out of what it finds.
+        group: the first id of its near-duplicates.
+    """
 
     split: list[Split]
     evidence: list[Evidence]
-    shown: list[int | None]
+    landmark: list[int | None]
+    hidden: list[bool]
+    group: list[str]
+
+    @property
+    def shown(self) -> list[int | None]:
+        """The landmark that is right to answer; None where none is."""
+        return [None if hidden else shows for shows, hidden in zip(self.landmark, self.hidden, strict=True)]
 
 
 def feature_shards(shards: Mapping[str, str]) -> dict[str, list[str]]:
@@ -164,7 +201,9 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
     """`recognition_model`: the model, the samples it was fitted on, and how far its confidence holds.
 
     The samples are train images that the embedder did not learn from, which ask for their landmark without finding
-    themselves, and the gallery's photographs of no landmark, which meet the others of the gallery.
+    themselves, and the gallery's photographs of no landmark, which meet the others of the gallery. No sample meets its
+    near-duplicates, nor do its penalties count itself. Where fewer photographs of no landmark are known than train
+    images are held out, some of these stand in for them, asked once more with their landmark left out of the index.
 
     Args:
         source: whose shards count.
@@ -176,7 +215,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
         MissingInputError: index, gallery, embeddings or features have not been made.
     """
     shards = embedded_shards(source, store, "train")
-    names = [recipe.training.manifest, "embedder", "faiss_index", "non_landmark_embeddings"]
+    names = [recipe.training.manifest, "embedder", "faiss_index", "non_landmark_embeddings", "image_catalog"]
     inputs = shards | need_receipts(store, *names)
     need_same_gallery(store)
     parameters: dict[str, Any] = recipe.retrieval.model_dump(mode="json", include=set(DECIDED_BY))
@@ -207,6 +246,7 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
             | {
                 "rows": told.num_rows,
                 "landmarks": sum(landmark is not None for landmark in samples.shown),
+                "landmarks_left_out": sum(samples.hidden),
                 "right": int(right.sum()),
                 "ece": expected_calibration_error(probability, right),
             }
@@ -294,58 +334,119 @@ def gathered(
     """
     kept = kept_images(store, recipe.training.manifest)
     landmark_of = dict(zip(kept["id"].to_pylist(), kept["landmark_id"].to_pylist(), strict=True))
-    held_out = read_embeddings(store, train, landmark_of.keys() & set(drawn_samples(held_out_ids, recipe)))
+    known = {name: landmark_of[name] for name in drawn_samples(held_out_ids, recipe) if name in landmark_of}
     gallery = read_table(store, NON_LANDMARK_EMBEDDINGS, ["id", "split"])
     # Whether a filtered image shows no landmark is not known, but thought.
-    known = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
-    others = witness.non_landmarks.images.of(known)
+    others = gallery.filter(pc.equal(gallery["split"], "test"))["id"].to_pylist()
+    hidden = stand_ins(sorted(known), len(others), recipe.seed)
+    queries = sample_queries(store, train, witness, known, others, hidden)
     photographs: dict[Split, Photographs | None] = {}
     if witness.comparer is not None:
         more = (recipe.verification, recipe.execution)
         photographs["train"] = stored_photographs(store, "train", witness.comparer.features, *more)
         photographs["test"] = stored_photographs(store, "test", StoredFeatures.of(store, of_test), *more)
-    return evidence_of_samples(witness, {"train": held_out, "test": others}, landmark_of, photographs)
+    return evidence_of_samples(witness, queries, photographs)
+
+
+def stand_ins(held_out_ids: Sequence[str], non_landmarks: int, seed: int) -> list[str]:
+    """The train images that stand in for non-landmarks: as many as are fewer known than there are held-out images.
+
+    Each is asked once more with its landmark left out of the index, as a photograph of something that is not searched.
+
+    Args:
+        held_out_ids: the train images among the samples.
+        non_landmarks: test images known to show none.
+        seed: of the draw.
+    """
+    column = pa.array(sorted(held_out_ids), pa.string())
+    order = np.lexsort((fixed_width(column), seeded_hash(column, seed, "landmark left out")))
+    return sorted(column.take(pa.array(order[: max(0, len(column) - non_landmarks)])).to_pylist())
+
+
+def sample_queries(
+    store: Store,
+    train: Iterable[str],
+    witness: Witness,
+    landmark_of: Mapping[str, int],
+    non_landmarks: Sequence[str],
+    hidden: Sequence[str],
+) -> list[SampleQueries]:
+    """The samples of a fit, with the near-duplicates that none of them may meet.
+
+    Args:
+        store: the store, with the catalog's hashes.
+        train: names of the train shards' embeddings.
+        witness: with index and gallery.
+        landmark_of: the train images among the samples, and what they show.
+        non_landmarks: test images of the gallery.
+        hidden: train images that are asked once more with their landmark left out.
+    """
+    held_out = read_embeddings(store, train, landmark_of)
+    group_of, leave_out = _near_duplicates(store, "train", _of_their_landmarks(witness, landmark_of))
+    found = [SampleQueries("train", held_out, landmark_of, group_of, leave_out)]
+    if hidden:
+        found.append(SampleQueries("train", held_out.of(hidden), landmark_of, group_of, leave_out, hidden=True))
+    none = pa.table({"id": pa.array(non_landmarks, pa.string()), "landmark_id": np.zeros(len(non_landmarks), np.int64)})
+    others = witness.non_landmarks.images.of(non_landmarks)
+    return [*found, SampleQueries("test", others, {}, *_near_duplicates(store, "test", none))]
+
+
+def _of_their_landmarks(witness: Witness, landmark_of: Mapping[str, int]) -> pa.Table:
+    """`id, landmark_id` of these images and of all that are searched of their landmarks."""
+    index = witness.index
+    asked = np.unique(np.fromiter(landmark_of.values(), np.int64, len(landmark_of)))
+    rows = np.flatnonzero(np.isin(index.landmark_ids, asked)).tolist()
+    found = dict(landmark_of) | {index.ids[row]: int(index.landmark_ids[row]) for row in rows}
+    return pa.table({"id": pa.array(list(found), pa.string()), "landmark_id": np.array(list(found.values()), np.int64)})
+
+
+def _near_duplicates(store: Store, split: Split, images: pa.Table) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Of each image the first id of its group, and the other ids of it."""
+    ids = images["id"].to_pylist()
+    groups: dict[int, list[str]] = {}
+    for name, first in zip(ids, duplicate_groups(store, images, split).tolist(), strict=True):
+        groups.setdefault(first, []).append(name)
+    group_of = {name: ids[first] for first, names in groups.items() for name in names}
+    several = [sorted(names) for names in groups.values() if len(names) > 1]
+    return group_of, {name: tuple(n for n in names if n != name) for names in several for name in names}
 
 
 def evidence_of_samples(
-    witness: Witness,
-    queries: Mapping[Split, Vectors],
-    landmark_of: Mapping[str, int],
-    photographs: Mapping[Split, Photographs | None] = {},
+    witness: Witness, queries: Sequence[SampleQueries], photographs: Mapping[Split, Photographs | None] = {}
 ) -> Samples:
-    """The evidence of samples, none of which finds itself.
+    """The evidence of samples, none of which finds itself or a near-duplicate of its own.
 
     Args:
         witness: what tells the evidence.
-        queries: train images with a landmark, and test images that show none.
-        landmark_of: of the train images.
-        photographs: their local features, where they are compared.
+        queries: the samples.
+        photographs: their local features by split, where they are compared.
     """
-    found = Samples([], [], [])
-    for split in sorted(queries, reverse=True):
-        of = list(witness.of(queries[split], photographs.get(split), leave_one_out=True))
-        found.split.extend([split] * len(of))
+    found = Samples([], [], [], [], [])
+    for kind in queries:
+        hidden = {name: kind.landmark_of[name] for name in kind.vectors.ids} if kind.hidden else {}
+        of = list(witness.of(kind.vectors, photographs.get(kind.split), leave_out=kind.leave_out, hidden=hidden))
+        found.split.extend([kind.split] * len(of))
         found.evidence.extend(of)
-        found.shown.extend(landmark_of[one.id] if split == "train" else None for one in of)
+        found.landmark.extend(kind.landmark_of.get(one.id) for one in of)
+        found.hidden.extend([kind.hidden] * len(of))
+        found.group.extend(kind.group_of[one.id] for one in of)
     return found
 
 
-def read_sample_queries(
-    store: Store, train: Iterable[str], non_landmarks: NonLandmarks
-) -> tuple[dict[Split, Vectors], dict[str, int]]:
-    """The samples that the current model was fitted on, by split, and the landmark of each train image.
+def read_sample_queries(store: Store, train: Iterable[str], witness: Witness) -> list[SampleQueries]:
+    """The samples that the current model was fitted on.
 
     Args:
         store: the store.
         train: names of the train shards' embeddings.
-        non_landmarks: among which the test images are.
+        witness: with index and gallery.
     """
-    rows = read_table(store, RECOGNITION_SAMPLES, ["id", "split", "landmark_id"])
+    rows = read_table(store, RECOGNITION_SAMPLES, ["id", "split", "landmark_id", "hidden"])
     of_train = rows.filter(pc.equal(rows["split"], "train"))
     landmark_of = dict(zip(of_train["id"].to_pylist(), of_train["landmark_id"].to_pylist(), strict=True))
     tests = rows.filter(pc.equal(rows["split"], "test"))["id"].to_pylist()
-    queries: dict[Split, Vectors] = {"train": read_embeddings(store, train, landmark_of)}
-    return queries | {"test": non_landmarks.images.of(tests)}, landmark_of
+    hidden = of_train.filter(of_train["hidden"])["id"].to_pylist()
+    return sample_queries(store, train, witness, landmark_of, tests, hidden)
 
 
 def drawn_samples(ids: Sequence[str], recipe: Recipe) -> list[str]:
@@ -356,14 +457,17 @@ def drawn_samples(ids: Sequence[str], recipe: Recipe) -> list[str]:
 
 
 def cross_validated(samples: Samples, fit: Fit, seed: int) -> pa.Table:
-    """`RECOGNITION_SAMPLES`: each sample answered by a model that was fitted on the other folds."""
-    ids = pa.array([found.id for found in samples.evidence], pa.string())
-    fold = seeded_hash(ids, seed, "folds of samples") % np.uint64(FOLDS)
-    rows = []
+    """`RECOGNITION_SAMPLES`: each sample answered by a model that was fitted on the other folds.
+
+    Near-duplicates are in one fold, and so are both samples of one photograph.
+    """
+    groups = pa.array(samples.group, pa.string())
+    fold = seeded_hash(groups, seed, "folds of samples") % np.uint64(FOLDS)
+    shown, rows = samples.shown, []
     for number in range(FOLDS):
         mine = np.flatnonzero(fold == number).tolist()
         others = np.flatnonzero(fold != number).tolist()
-        model = fit([samples.evidence[row] for row in others], [samples.shown[row] for row in others])
+        model = fit([samples.evidence[row] for row in others], [shown[row] for row in others])
         for row in mine:
             answers = model.ranked(samples.evidence[row])
             answer = answers[0].landmark_id if answers else None
@@ -371,13 +475,14 @@ def cross_validated(samples: Samples, fit: Fit, seed: int) -> pa.Table:
                 {
                     "id": samples.evidence[row].id,
                     "split": samples.split[row],
-                    "landmark_id": samples.shown[row],
+                    "landmark_id": samples.landmark[row],
+                    "hidden": samples.hidden[row],
                     "answer": answer,
-                    "right": answer is not None and answer == samples.shown[row],
+                    "right": answer is not None and answer == shown[row],
                     "probability": float(model.calibration.probability([answers[0].score])[0]) if answers else 0.0,
                 }
             )
-    return RECOGNITION_SAMPLES.rows(rows).sort_by("id")
+    return RECOGNITION_SAMPLES.rows(rows).sort_by([("id", "ascending"), ("hidden", "ascending")])
 
 
 def open_model(store: Store) -> RecognitionModel:

@@ -48,11 +48,12 @@ RECOGNITION_SAMPLES = Table(
         _ID,
         Column("split", pa.string(), "train (held out of the embedder's training) or test (shows no landmark)"),
         Column("landmark_id", pa.int64(), "What it shows; absent where no landmark", nullable=True),
+        Column("hidden", pa.bool_(), "Whether that landmark was left out of the index, so that no answer is right"),
         Column("answer", pa.int64(), "Landmark answered without the image itself; absent where none", nullable=True),
         Column("right", pa.bool_(), "Whether the answer is right"),
         Column("probability", pa.float64(), "That the answer is right, by a model that was not fitted on it"),
     ),
-    ("id",),
+    ("id", "hidden"),
 )
 
 SEARCH_FEATURES = replace(

@@ -39,6 +39,9 @@ from glr_assets.retrieval.proposers import Proposer, width
 
 Floats = NDArray[np.float32]
 
+Excluded = str | tuple[str, ...]
+"""What a query must not find: the id of an image, or ids."""
+
 SCORE_DECIMALS = 6
 """Decimals of a score: what float32 embeddings resolve; closer scores are ties, decided by id."""
 
@@ -91,12 +94,12 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def penalties(self, vectors: Floats, ids: Sequence[str], top: int, *, block: int = QUERY_BLOCK) -> Floats:
+    def penalties(self, vectors: Floats, ids: Sequence[Excluded], top: int, *, block: int = QUERY_BLOCK) -> Floats:
         """The mean of each image's `top` best cosines to non-landmark images, itself left out: B and C.
 
         Args:
             vectors: float32 [n, D], L2-normalised.
-            ids: n ids; an image is not compared with the one of the gallery that has the id given for it.
+            ids: of each image the id, or the ids, of the gallery that it is not compared with, its own as a rule.
             top: cosines averaged; where fewer other images are there, all of them.
             block: images compared at once.
 
@@ -111,10 +114,48 @@ class Gallery:
             return np.zeros(len(ids), np.float32)
         _same_dimensions(vectors, self.dimensions)
         cosines, rows = _nearest(self._index, vectors, top, _rows_of(ids, self._row_of), block)
-        others = rows >= 0
-        total = np.where(others, cosines, 0.0).sum(axis=1)
-        mean = total / np.maximum(others.sum(axis=1), 1)
-        return mean.round(SCORE_DECIMALS).astype(np.float32)
+        return _mean_of(cosines, rows >= 0)
+
+    def nearest(
+        self, vectors: Floats, ids: Sequence[Excluded], k: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The `k` best cosines [n, k] of each image, the best first, and the rows of the gallery; -inf and -1 after.
+
+        Arguments and errors are those of `penalties`.
+        """
+        vectors = _checked(vectors, ids, "photographs")
+        if self._index is None or not len(ids):
+            return np.full((len(ids), k), -np.inf), np.full((len(ids), k), -1, np.int64)
+        _same_dimensions(vectors, self.dimensions)
+        return _nearest(self._index, vectors, k, _rows_of(ids, self._row_of), QUERY_BLOCK)
+
+    def rows_of(self, ids: Sequence[Excluded]) -> NDArray[np.int64]:
+        """The rows of the gallery that hold these ids, int64 [n, m], -1 in places that are left over."""
+        return _rows_of(ids, self._row_of)
+
+
+def penalties_without(
+    cosines: NDArray[np.float64], rows: NDArray[np.int64], excluded: NDArray[np.int64], top: int
+) -> Floats:
+    """The mean of each image's `top` best cosines, where some rows of the gallery are not there: float32 [n].
+
+    Args:
+        cosines: float64 [n, top + m or more], the best first, as `Gallery.nearest` gives them.
+        rows: int64, of each.
+        excluded: int64 [n, m], the rows that are not there, or -1.
+        top: cosines averaged.
+    """
+    there = rows >= 0
+    for column in excluded.T:
+        there &= rows != column[:, np.newaxis]
+    there &= there.cumsum(axis=1) <= top
+    return _mean_of(cosines, there)
+
+
+def _mean_of(cosines: NDArray[np.float64], counted: NDArray[np.bool_]) -> Floats:
+    """The mean of the counted cosines of each row, 0 where there is none."""
+    total = np.where(counted, cosines, 0.0).sum(axis=1)
+    return (total / np.maximum(counted.sum(axis=1), 1)).round(SCORE_DECIMALS).astype(np.float32)
 
 
 class PenalisedIndex:
@@ -252,6 +293,10 @@ class PenalisedIndex:
         """B of each image, float32 [n]."""
         return -self.rows[:, -1]
 
+    def penalties_of(self, rows: NDArray[np.int64]) -> Floats:
+        """B of some rows, float32 of their shape; that of row -1 means nothing."""
+        return np.asarray(-self.rows[rows, -1], np.float32)
+
     @property
     def dimensions(self) -> int:
         """D, the length of a vector."""
@@ -279,7 +324,7 @@ class PenalisedIndex:
         self,
         query_vectors: Floats,
         k: int,
-        exclude_ids: Sequence[str] | None = None,
+        exclude_ids: Sequence[Excluded] | None = None,
         *,
         penalty_weight: float = 1.0,
         block: int = QUERY_BLOCK,
@@ -289,8 +334,8 @@ class PenalisedIndex:
         Args:
             query_vectors: float32 [q, D], L2-normalised.
             k: images a query.
-            exclude_ids: for each query the id of an image it must not find, itself as a rule; an id that
-                is not in the index excludes nothing.
+            exclude_ids: for each query the id, or the ids, of images it must not find, itself as a rule; an id
+                that is not in the index excludes nothing.
             penalty_weight: 1 ranks by cosine - B, 0 by the cosine alone.
             block: queries searched at once.
 
@@ -388,7 +433,7 @@ def nearest_rows(
         rows: float32 [n, d], which may be mapped from a file; `block_bytes` of it are in memory at once.
         queries: float32 [q, d].
         k: rows a query.
-        excluded: int64 [q], a row that each query must not find, or -1.
+        excluded: int64 [q, m], rows that each query must not find, or -1.
         block: queries searched at once.
         block_bytes: bytes of rows that are searched at once; changes no result.
 
@@ -436,8 +481,8 @@ def _nearest(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Rounded inner products float64 [q, k] and rows int64 [q, k] of the best `k`, ties by row.
 
-    `excluded` is a row that each query must not find, or -1. Of rows below `least` [q] none need be found. Unfilled
-    places are -inf and -1.
+    `excluded` [q, m] are rows that each query must not find, or -1. Of rows below `least` [q] none need be found.
+    Unfilled places are -inf and -1.
     """
     floor = np.full(len(queries), -np.inf) if least is None else least - _FAISS_ERROR
     if k < 1:
@@ -446,7 +491,7 @@ def _nearest(
     rows = np.full((len(queries), k), -1, np.int64)
     for part in _parts(np.arange(len(queries)), block):
         undecided = part
-        wanted = k + _SPARE_CANDIDATES + (excluded is not None)
+        wanted = k + _SPARE_CANDIDATES + (0 if excluded is None else excluded.shape[1])
         most = max(wanted, _MOST_CANDIDATES)
         while len(undecided):
             wanted = min(wanted, len(index), most)
@@ -456,7 +501,7 @@ def _nearest(
             candidates = candidates[:, :worth]
             exact = _inner_products(queries[undecided], index.rows, candidates)
             if excluded is not None:
-                exact[candidates == excluded[undecided, np.newaxis]] = -np.inf
+                exact[_among(candidates, excluded[undecided])] = -np.inf
             order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
             exact = np.take_along_axis(exact, order, axis=1)
             candidates = np.where(exact > -np.inf, np.take_along_axis(candidates, order, axis=1), -1)
@@ -489,11 +534,11 @@ def _nearest_proposed(
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1, np.int64)
     for part in _parts(np.arange(len(queries)), block):
-        candidates = proposer(queries[part], k + (excluded is not None))
+        candidates = proposer(queries[part], k + (0 if excluded is None else excluded.shape[1]))
         exact = _inner_products(queries[part], stored, candidates)
         out = candidates < 0
         if excluded is not None:
-            out |= candidates == excluded[part, np.newaxis]
+            out |= _among(candidates, excluded[part])
         exact[out] = -np.inf
         order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
         exact = np.take_along_axis(exact, order, axis=1)
@@ -564,8 +609,23 @@ def _order(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
 
 
-def _rows_of(ids: Sequence[str], row_of: dict[str, int]) -> NDArray[np.int64]:
-    return np.fromiter((row_of.get(image, -1) for image in ids), np.int64, len(ids))
+def _rows_of(ids: Sequence[Excluded], row_of: dict[str, int]) -> NDArray[np.int64]:
+    """The rows of each entry's ids, int64 [n, m], -1 in places that are left over."""
+    if all(isinstance(found, str) for found in ids):  # an index has millions
+        return np.fromiter((row_of.get(found, -1) for found in ids), np.int64, len(ids)).reshape(-1, 1)  # type: ignore[arg-type]
+    several = [(found,) if isinstance(found, str) else found for found in ids]
+    rows = np.full((len(ids), max(map(len, several), default=1)), -1, np.int64)
+    for number, names in enumerate(several):
+        rows[number, : len(names)] = [row_of.get(name, -1) for name in names]
+    return rows
+
+
+def _among(candidates: NDArray[np.int64], excluded: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which candidates [q, c] are among the excluded rows [q, m] of their query."""
+    found = np.zeros(candidates.shape, np.bool_)
+    for column in excluded.T:
+        found |= candidates == column[:, np.newaxis]
+    return found
 
 
 def _distinct(ids: Sequence[str]) -> dict[str, int]:
@@ -577,7 +637,7 @@ def _distinct(ids: Sequence[str]) -> dict[str, int]:
     return row_of
 
 
-def _checked(vectors: Floats, ids: Sequence[str] | None, what: str) -> Floats:
+def _checked(vectors: Floats, ids: Sequence[Excluded] | None, what: str) -> Floats:
     """`vectors` as float32 [n, D] with one row an id and finite values."""
     vectors = np.asarray(vectors, np.float32)
     if vectors.ndim != 2 or (ids is not None and len(ids) != len(vectors)):

@@ -11,8 +11,10 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.evaluation.metrics import Prediction
 from glr_assets.evaluation.score import read_recognition_submission
 from glr_assets.evaluation.scored import scored_recognition
@@ -47,6 +49,7 @@ from glr_assets.retrieval.schemas import (
     RECOGNITION_SAMPLES,
 )
 from glr_assets.retrieval.submission import SUBMISSION, make_submission
+from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.tables import read_table
 from glr_assets.training.held_out import range_of_size
@@ -118,6 +121,20 @@ class BruteForce:
         self.gallery = self._read_gallery(found)
         self.centres = open_centres(store)
         self.recipe = found.recipe.retrieval
+        none = [(image, 0) for image in self.gallery]
+        self.near = {"train": self._near(found, "train", self.images), "test": self._near(found, "test", none)}
+
+    @staticmethod
+    def _near(found: Embedded, split: Split, images: list[tuple[str, int]]) -> dict[str, frozenset[str]]:
+        """Each image and its near-duplicates."""
+        table = pa.table(
+            {"id": [name for name, _ in images], "landmark_id": pa.array([of for _, of in images], pa.int64())}
+        )
+        groups = duplicate_groups(found.store, table, split).tolist()
+        return {
+            name: frozenset(other for (other, _), its in zip(images, groups, strict=True) if its == own)
+            for (name, _), own in zip(images, groups, strict=True)
+        }
 
     @staticmethod
     def _read(found: Embedded, split: str) -> dict[str, np.ndarray]:
@@ -134,15 +151,23 @@ class BruteForce:
         stored = np.load(found.store.path(NON_LANDMARK_VECTORS))
         return {row["id"]: vector.astype(np.float64) for row, vector in zip(rows, stored, strict=True)}
 
-    def _likeness(self, name: str, vector: np.ndarray, top: int) -> float:
-        others = sorted((float(vector @ other) for other_id, other in self.gallery.items() if other_id != name))
+    def _likeness(self, vector: np.ndarray, top: int, without: frozenset[str]) -> float:
+        others = sorted((float(vector @ other) for other_id, other in self.gallery.items() if other_id not in without))
         return float(np.mean(others[-top:])) if others else 0.0
 
-    def _evidence(self, name: str, vector: np.ndarray, of_b: float, leave_out: bool) -> Evidence:
+    def _evidence(
+        self,
+        name: str,
+        vector: np.ndarray,
+        of_b: float,
+        without: frozenset[str] = frozenset(),
+        hidden: int | None = None,
+    ) -> Evidence:
         found = []
         for image, landmark in self.images:
-            if not (leave_out and image == name):
-                own_b = self._likeness(image, self.vectors[image], self.recipe.train_penalty_top)
+            if image not in without and landmark != hidden:
+                top, own = self.recipe.train_penalty_top, self.vectors[image]
+                own_b = min(self._likeness(own, top, frozenset([image])), self._likeness(own, top, without | {image}))
                 found.append((float(vector @ self.vectors[image]) - of_b * own_b, image, landmark, own_b))
         found.sort(key=lambda one: (-round(one[0], 6), one[1]))
         found = found[: max(self.recipe.neighbours, self.recipe.rerank)]
@@ -159,16 +184,20 @@ class BruteForce:
                 at = np.flatnonzero(self.centres.landmark_ids == landmark)
                 logits.append(float((self.centres.vectors[at[0]] @ vector).max()) if len(at) else np.nan)
         classes = None if self.centres is None else np.array(logits)
-        c = self._likeness(name, vector, self.recipe.query_penalty_top)
+        c = self._likeness(vector, self.recipe.query_penalty_top, without | {name})
         return Evidence(name, c, landmarks, np.array(near), np.array(best), np.array(own), None, classes)
 
     def __call__(self, found: Embedded, fit: Fit, of_b: float, solution: Solution) -> tuple[float, dict[str, float]]:
         """GAP and weights of a model that is fitted on the samples of the recognition model, by brute force."""
         rows = read_table(found.store, RECOGNITION_SAMPLES).to_pylist()
         vectors = {"train": self.vectors, "test": self.gallery}
-        evidence = [self._evidence(row["id"], vectors[row["split"]][row["id"]], of_b, True) for row in rows]
-        model = fit(evidence, [row["landmark_id"] for row in rows])
-        ranked = [model.ranked(self._evidence(name, self.tests[name], of_b, False)) for name in sorted(solution)]
+        evidence = []
+        for row in rows:
+            name, split = row["id"], row["split"]
+            hidden = row["landmark_id"] if row["hidden"] else None
+            evidence.append(self._evidence(name, vectors[split][name], of_b, self.near[split][name], hidden))
+        model = fit(evidence, [None if row["hidden"] else row["landmark_id"] for row in rows])
+        ranked = [model.ranked(self._evidence(name, self.tests[name], of_b)) for name in sorted(solution)]
         answers = [(one.id, one.landmark_id, one.score) for one, *_ in filter(None, ranked)]
         return gap_by_definition(answers, solution), model.weights
 

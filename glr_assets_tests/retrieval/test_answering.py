@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from glr_assets.recipes import Retrieval
 from glr_assets.retrieval.answering import Evidence, Witness, clipped, evidence_of
 from glr_assets.retrieval.embeddings import NonLandmarks, Vectors
+from glr_assets.retrieval.index import build_index
 from glr_assets.retrieval.scoring import SCORE_DECIMALS, Floats, PenalisedIndex, support
 from glr_assets.training.centres import ClassCentres
 from glr_assets_tests.retrieval.test_scoring import names, photographs
@@ -62,9 +64,16 @@ def test_the_best_of_a_landmark_alone_are_summed() -> None:
 def test_cosines_under_0_are_clipped_and_the_order_follows() -> None:
     # Cosines -.3, -.6 and .9 with B of -.2, -.5 and .1.
     scores, rows = np.array([[0.8, -0.1, -0.1, -np.inf]]), np.array([[2, 0, 1, -1]])
-    found, order = clipped(scores, rows, np.array([-0.2, -0.5, 0.1], np.float32))
+    of_images = np.array([[0.1, -0.2, -0.5, 0.7]], np.float32)
+    found, order, penalties = clipped(scores, rows, of_images, 1.0)
     assert order.tolist() == [[2, 1, 0, -1]]
+    np.testing.assert_allclose(penalties[:, :3], [[0.1, -0.5, -0.2]])
     np.testing.assert_allclose(found, [[0.8, 0.5, 0.2, -np.inf]], atol=10.0**-SCORE_DECIMALS)
+    # Where B does not count, the scores are the cosines themselves.
+    found, order, penalties = clipped(np.array([[0.9, -0.3, -0.6, -np.inf]]), rows, of_images, 0.0)
+    assert order.tolist() == [[2, 0, 1, -1]]
+    np.testing.assert_allclose(found, [[0.9, 0.0, 0.0, -np.inf]], atol=10.0**-SCORE_DECIMALS)
+    np.testing.assert_allclose(penalties, of_images)
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,6 +127,56 @@ def test_an_expanded_query_does_not_find_itself_either() -> None:
     vectors = photographs(np.random.default_rng(3), 8, 6)
     asker = witness(vectors, np.arange(8), np.zeros(8), neighbours=3, expansion=2)
     others = witness(np.delete(vectors, 5, axis=0), np.delete(np.arange(8), 5), np.zeros(7), neighbours=3, expansion=2)
-    (alone,) = asker.of(Vectors(["i005"], vectors[5:6]), leave_one_out=True)
+    (alone,) = asker.of(Vectors(["i005"], vectors[5:6]), leave_out={})
     (expected,) = others.of(Vectors(["another"], vectors[5:6]))
     assert by_landmark(alone) == by_landmark(expected)
+
+
+def of_gallery(vectors: Floats, ids: list[str], landmarks: np.ndarray, gallery: Vectors, recipe: Retrieval) -> Witness:
+    """A witness whose penalties are those of a gallery."""
+    images = pa.table({"id": ids, "landmark_id": landmarks})
+    index, _ = build_index(images, Vectors(ids, vectors), NonLandmarks(gallery), recipe)
+    return Witness(index, NonLandmarks(gallery), recipe)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(6, 25),
+    st.integers(1, 8),
+    st.integers(0, 3),
+    st.sampled_from(["fixed", "learned", "off"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_sample_gets_the_evidence_of_a_store_that_lacks_it_and_its_near_duplicates(
+    seed: int, n: int, k: int, others: int, how: str, clip: bool, hide: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, away = photographs(rng, n, 6), photographs(rng, 12, 6)
+    ids, none, landmarks = names("i", n), names("n", 12), rng.integers(0, 4, n)
+    recipe = Retrieval(rerank=0, neighbours=k, penalties=how, clip=clip)  # type: ignore[arg-type]
+    gallery = Vectors(none, away)
+    whole = of_gallery(vectors, ids, landmarks, gallery, recipe)
+    for known, asked in ((ids, Vectors(ids, vectors)), (none, gallery)):
+        row = int(rng.integers(len(known)))
+        name = known[row]
+        away_too = tuple(rng.choice([one for one in known if one != name], others, replace=False).tolist())
+        hidden = {name: int(landmarks[row])} if hide and known is ids else None
+        (found,) = whole.of(asked.of([name]), leave_out={name: away_too}, hidden=hidden)
+        stays = [
+            one
+            for one, landmark in zip(ids, landmarks.tolist(), strict=True)
+            if one not in {name, *away_too} and (hidden is None or landmark != hidden[name])
+        ]
+        if not stays:
+            assert not len(found.landmark_ids)
+            continue
+        at = [ids.index(one) for one in stays]
+        left = gallery.of([one for one in none if one not in {name, *away_too}])
+        lacking = of_gallery(vectors[at], stays, landmarks[at], left, recipe)
+        (expected,) = lacking.of(asked.of([name]))
+        assert found.landmark_ids.tolist() == expected.landmark_ids.tolist()
+        assert found.penalty == pytest.approx(expected.penalty, abs=2e-6)
+        for told in ("neighbours", "best", "best_penalty"):
+            np.testing.assert_allclose(getattr(found, told), getattr(expected, told), atol=k * 2e-6, err_msg=told)
