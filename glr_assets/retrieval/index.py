@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -34,7 +34,7 @@ from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, read_table
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 #: An approximate index is measured by how many of so many nearest it finds, for so many images.
 NEAREST: Final = 5
 ASKED: Final = 400
@@ -187,9 +187,10 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
 def approximate(
     exact: PenalisedIndex, kind: Kind, wanted: float, seed: int, penalty_weight: float = 1.0
 ) -> tuple[PenalisedIndex, float]:
-    """The same rows searched by an index of that kind, looking as hard as its recall wants, and that recall.
+    """The same rows searched by an index of that kind, looking as hard as its recall wants, and the recall that it has.
 
     Recall is the share of the `NEAREST` best of images of the index, drawn by seed, that it finds, themselves left out.
+    `ASKED` of them, or half of a smaller index, choose the effort; as many others give the recall that is returned.
 
     Args:
         exact: what is searched.
@@ -199,22 +200,44 @@ def approximate(
         penalty_weight: with which it will be searched, as `PenalisedIndex.search`.
     """
     ids = pa.array(exact.ids, pa.string())
-    order = np.lexsort((fixed_width(ids), seeded_hash(ids, seed, "recall of the index")))[:ASKED]
-    queries, names = exact.rows[order, :-1], [exact.ids[row] for row in order]
-    _, truth = exact.search(queries, NEAREST, names, penalty_weight=penalty_weight)
-
-    def recall(proposer: Proposer) -> float:
-        index = exact.proposed_by(proposer)
-        _, found = index.search(queries, NEAREST, names, penalty_weight=penalty_weight)
-        known = truth >= 0
-        same = (found[:, :, None] == truth[:, None, :]).any(axis=1)
-        return float(same[known].mean()) if known.any() else 1.0
+    order = np.lexsort((fixed_width(ids), seeded_hash(ids, seed, "recall of the index")))[: 2 * ASKED]
+    choosing = _RecallOf.of(exact, order[: (len(order) + 1) // 2], penalty_weight)
+    judging = _RecallOf.of(exact, order[(len(order) + 1) // 2 :], penalty_weight)
 
     def blocks() -> Iterator[Floats]:
         return (exact.rows[start : start + _BLOCK] for start in range(0, len(exact), _BLOCK))
 
-    proposer, reached = tuned(Proposer.build(kind, len(exact), blocks), recall, wanted)
-    return exact.proposed_by(proposer), reached
+    index = exact.proposed_by(tuned(Proposer.build(kind, len(exact), blocks), choosing.of_proposer, wanted))
+    return index, judging(index)
+
+
+@dataclass(frozen=True, eq=False)
+class _RecallOf:
+    """Images of an index that search it without finding themselves, and their nearest [n, NEAREST] by exact search."""
+
+    exact: PenalisedIndex
+    queries: Floats
+    names: list[str]
+    truth: npt.NDArray[np.int64]
+    penalty_weight: float
+
+    @classmethod
+    def of(cls, exact: PenalisedIndex, rows: npt.NDArray[np.int64], penalty_weight: float) -> _RecallOf:
+        """Those of these rows."""
+        queries, names = exact.rows[rows, :-1], [exact.ids[row] for row in rows]
+        _, truth = exact.search(queries, NEAREST, names, penalty_weight=penalty_weight)
+        return cls(exact, queries, names, truth, penalty_weight)
+
+    def __call__(self, index: PenalisedIndex) -> float:
+        """The share of the nearest that an index of the same rows finds; 1 where there is none."""
+        _, found = index.search(self.queries, NEAREST, self.names, penalty_weight=self.penalty_weight)
+        known = self.truth >= 0
+        same = (found[:, :, None] == self.truth[:, None, :]).any(axis=1)
+        return float(same[known].mean()) if known.any() else 1.0
+
+    def of_proposer(self, proposer: Proposer) -> float:
+        """The same of the rows searched by a proposer."""
+        return self(self.exact.proposed_by(proposer))
 
 
 def milliseconds_a_query(index: PenalisedIndex) -> float:

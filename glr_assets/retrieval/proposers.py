@@ -155,13 +155,13 @@ class Proposer:
         return Proposer(self.kind, effort, self.index, self.centres)
 
 
-def tuned(proposer: Proposer, recall_of: Callable[[Proposer], float], wanted: float) -> tuple[Proposer, float]:
-    """The proposer of the least effort, by doubling, whose recall is as wanted, or the most it reaches."""
+def tuned(proposer: Proposer, recall_of: Callable[[Proposer], float], wanted: float) -> Proposer:
+    """The proposer of the least effort, by doubling, whose recall is as wanted, or of the most there is."""
     while True:
         recall = recall_of(proposer)
         most = _MOST_EFFORT if proposer.centres is None else len(proposer.centres)
         if recall >= wanted or proposer.effort >= most:
-            return proposer, recall
+            return proposer
         proposer = proposer.with_effort(min(2 * proposer.effort, most))
 
 
