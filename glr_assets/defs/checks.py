@@ -208,6 +208,15 @@ def _implausible(store: Store) -> str:
     return filtering.implausible(found, float(recall) if isinstance(recall, float | int) else None)
 
 
+def _too_often_dropped(store: Store) -> str:
+    receipt = _receipt(store, "non_landmark_filter")
+    share, least = (
+        float(value) if isinstance(value, float | int) else None
+        for value in (receipt.summary["held_out_landmarks_dropped" + end] for end in ("", "_least"))
+    )
+    return filtering.too_often_dropped(least, share, float(receipt.parameters["max_false_rate"]))
+
+
 def _contradicted_size(asset: str) -> Callable[[Store], str]:
     return lambda store: str(_receipt(store, asset).summary.get("image_size_warning") or "")
 
@@ -309,6 +318,13 @@ CHECKS = [
         "filter_is_plausible",
         "It drops a small share of the set, and most of the held-out crops.",
         _implausible,
+        severity=WARN,
+    ),
+    _holds(
+        "non_landmark_filter",
+        "landmarks_seldom_dropped",
+        "No more landmark photographs are dropped than the recipe allows, judged on landmarks that chose no threshold.",
+        _too_often_dropped,
         severity=WARN,
     ),
     *(

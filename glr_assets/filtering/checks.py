@@ -43,3 +43,22 @@ def implausible(found: pa.Table, held_out_crops_dropped: float | None) -> str:
             "photographs without landmark will be found; raise [filter] max_false_rate, or learn from more"
         )
     return ""
+
+
+def too_often_dropped(least: float | None, share: float | None, max_false_rate: float) -> str:
+    """No more landmark photographs are dropped than the recipe allows, by thresholds that others chose.
+
+    Args:
+        least: share of held-out landmark photographs dropped, its lower bound; None where nothing can be judged.
+        share: that share.
+        max_false_rate: the share that the recipe allows.
+    """
+    if least is None or share is None:
+        return "photographs of fewer than two landmarks are held out: how many the threshold drops is not known"
+    if least > max_false_rate:
+        return (
+            f"{share:.1%} of held-out landmark photographs are dropped by a threshold that none of them chose, with a "
+            f"confidence of 95 % at least {least:.1%}; at most {max_false_rate:.1%} may be: raise [filter] validation, "
+            "so that more choose it, or [filter] threshold"
+        )
+    return ""

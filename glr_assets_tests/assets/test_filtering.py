@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +17,7 @@ from glr_assets.images.reader import ImageReader
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.manifests import kept_images
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES, NON_LANDMARK_VALIDATION
-from glr_assets.receipts import Summary, Writer, make, need_receipt
+from glr_assets.receipts import Summary, Writer, make, need_receipt, receipt_path
 from glr_assets.recipes import load_recipe
 from glr_assets.tables import read_table
 from glr_assets.training.versions import make_embedder
@@ -134,3 +135,11 @@ def test_the_filters_checks_fail_on_what_they_are_for(run: Runner, platform: Pla
     result = evaluated(BY_NAME["filter_is_plausible"], platform)
     assert not result.passed
     assert "100% of the set are dropped" in str(result.metadata["problem"].value)
+    path = Path(platform.open_store().path(receipt_path("non_landmark_filter")))
+    receipt = json.loads(path.read_text())
+    for share, least, problem in ((0.2, 0.1, "20.0% of held-out"), (None, None, "is not known"), (0.2, 0.0, "")):
+        judged = {"held_out_landmarks_dropped": share, "held_out_landmarks_dropped_least": least}
+        path.write_text(json.dumps(receipt | {"summary": receipt["summary"] | judged}))
+        result = evaluated(BY_NAME["landmarks_seldom_dropped"], platform)
+        assert result.passed == (not problem)
+        assert problem in str(result.metadata)
