@@ -76,6 +76,7 @@ bench-verification: setup ## geometric verification: a pair, pairs tried of all,
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
 	$(BIN)/python -m glr_assets_tests.benchmarks.features
 	$(BIN)/python -m glr_assets_tests.benchmarks.verification
+	$(BIN)/python -m glr_assets_tests.benchmarks.false_images
 
 bench-training: setup ## loader and networks beside decoding alone; a warm start beside none on the photographs, three seeds
 	$(BIN)/python -m glr_assets_tests.benchmarks.loader

@@ -33,7 +33,14 @@ from glr_assets.images.pixels import Refused, downsize
 from glr_assets.recipes import Images, Verification
 from glr_assets.seeded import derived_seed
 from glr_assets.verification import classes
-from glr_assets.verification.calibration import ClassThresholds, calibrated, different_pairs, halves_of, overlapping
+from glr_assets.verification.calibration import (
+    ClassThresholds,
+    Thresholds,
+    calibrated,
+    different_pairs,
+    halves_of,
+    overlapping,
+)
 from glr_assets.verification.classes import Outcome, TriedPairs
 from glr_assets.verification.evidence import Evidence, Judge
 from glr_assets.verification.extractors.rootsift import RootSift
@@ -339,7 +346,10 @@ def planted(photos: Sequence[Photograph], strangers: Sequence[Photograph], group
 
 
 def print_noise(photos: Sequence[Photograph], strangers: Sequence[Photograph]) -> None:
-    """The table of planted noise by each way to decide."""
+    """The table of planted noise by each way to decide.
+
+    Noise of other landmarks is planted within each half of the landmarks, by thresholds that the other half chose.
+    """
     cosine, residual = RootSift.min_cosine, RECIPE.residual
     ways = {
         "calibrated": (Judge(Matcher(cosine, residual, True), RECIPE.min_inliers, True), True),
@@ -351,20 +361,27 @@ def print_noise(photos: Sequence[Photograph], strangers: Sequence[Photograph]) -
             False,
         ),
     }
+    groups = sorted({photo.group for photo in photos})
+    half_of = dict(zip(groups, halves_of(np.arange(len(groups)), 0).tolist(), strict=True))
+    halves = [[photo for photo in photos if half_of[photo.group] == number] for number in (0, 1)]
     rows = []
     for name, (judge, calibrate) in ways.items():
-        table = calibration(photos, judge, 0) if calibrate else None
-        calibrated_for = None if table is None else ClassThresholds.of(table)
+        calibrated_for = [ClassThresholds.of(calibration(half, judge, 0)) for half in halves] if calibrate else []
+        wanted: set[int] = set()
         figures = []
         for seed in SEEDS:
             noise_kept = noise_all = own_kept = own_all = 0
-            for group in sorted({photo.group for photo in photos}):
+            for group, number in half_of.items():
                 own = [photo.prepared() for photo in photos if photo.group == group]
                 noise = [
-                    photo.prepared(f"noise {n}") for n, photo in enumerate(planted(photos, strangers, group, seed))
+                    photo.prepared(f"noise {n}")
+                    for n, photo in enumerate(planted(halves[number], strangers, group, seed))
                 ]
                 images = [*own, *noise]
-                threshold = calibrated_for.for_class(len(images)) if calibrated_for else (lambda _: RECIPE.min_inliers)
+                threshold = Thresholds(np.zeros(1, np.int64), np.array([RECIPE.min_inliers]))
+                if calibrated_for:
+                    threshold = calibrated_for[1 - number].for_class(len(images))
+                wanted |= set(threshold.inliers.tolist())
                 verified, _ = Comparisons(judge, images).verified(threshold, exhaustive=False)
                 own_kept, own_all = own_kept + int(verified[: len(own)].sum()), own_all + len(own)
                 noise_kept, noise_all = noise_kept + int(verified[len(own) :].sum()), noise_all + len(noise)
@@ -372,14 +389,10 @@ def print_noise(photos: Sequence[Photograph], strangers: Sequence[Photograph]) -
             figures.append(
                 (1 - noise_kept / noise_all, (noise_all - noise_kept) / dropped, own_kept / own_all, noise_kept)
             )
-        sizes = [round((1 + NOISE_SHARE) * sum(photo.group == of.group for photo in photos)) for of in photos]
-        wanted = "11"
-        if calibrated_for is not None:
-            of_sizes = np.concatenate([calibrated_for.for_class(size).inliers for size in sizes])
-            wanted = f"{of_sizes.min()}–{of_sizes.max()}"
         spread = [" / ".join(f"{figure[at]:.3f}" for figure in figures) for at in range(3)]
         purity = " / ".join(f"{figure[2] * own_all / (figure[2] * own_all + figure[3]):.3f}" for figure in figures)
-        rows.append((name, wanted, *spread, purity))
+        range_of = "–".join(str(of) for of in sorted({min(wanted), max(wanted)}))
+        rows.append((name, range_of, *spread, purity))
     print("## Planted noise, three seeds\n")
     head = (
         "way",
