@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from glr_assets.training.photographs import Picture
 
 ASSET: Final = "non_landmark_classifier"
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 CONFIG_NAME: Final = "config.json"
 SCRIPT_NAME: Final = "classifier.pt"
 #: Decimals of a score: what a network gives twice for the same photograph, whatever stands beside it in a batch.

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import ClassifierError
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
@@ -43,7 +44,8 @@ class Examples:
     Attributes:
         classes: names in the order of class numbers.
         training: pictures that teach; their `landmark_ids` are class numbers.
-        held_out: pictures that set the threshold. No photograph of Open Images has crops in both.
+        held_out: pictures that set the threshold. No photograph of Open Images has crops in both, and near-duplicates
+            are in one.
         verified: names of the photographs that geometry verified.
     """
 
@@ -94,7 +96,9 @@ def gather_examples(store: Store, recipe: Recipe) -> Examples:
     ids = photographs["id"].to_pylist()
     shown |= {photograph_name(image_id): len(classes) - 1 for image_id in ids}
     names = pa.array([photograph_name(image_id) for image_id in ids])
-    out = seeded_hash(names, recipe.seed, "filter held out") < np.uint64(recipe.filter.validation * 2**64)
+    # Near-duplicates go where the first of them goes: one that teaches would flatter the score of one that is held out.
+    alone = seeded_hash(names, recipe.seed, "filter held out") < np.uint64(recipe.filter.validation * 2**64)
+    out = alone[duplicate_groups(store, photographs)]
     held_out = {_crop_name(row) for row in crops.to_pylist() if row["split"] != TRAIN}
     held_out |= set(names.filter(pa.array(out)).to_pylist())
     source = _Pictures(dict(_read_all(store, crops, recipe.openimages.size)), ImageReader.of_split(store, "train", ids))

@@ -12,13 +12,15 @@ import pytest
 
 from glr_assets.defs.platform import Platform
 from glr_assets.filtering.classifier import make_non_landmark_classifier, open_filter, probabilities
-from glr_assets.filtering.examples import photograph_name
+from glr_assets.filtering.examples import gather_examples, photograph_name
 from glr_assets.images.reader import ImageReader
+from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.manifests import kept_images
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES, NON_LANDMARK_VALIDATION
 from glr_assets.receipts import Summary, Writer, make, need_receipt, receipt_path
 from glr_assets.recipes import load_recipe
+from glr_assets.seeded import derived_seed
 from glr_assets.tables import read_table
 from glr_assets.training.versions import make_embedder
 from glr_assets_tests.assets.conftest import Runner
@@ -121,6 +123,43 @@ def test_a_trained_network_is_kept_and_not_trained_twice(run: Runner, platform: 
     store.remove("receipts/non_landmark_classifier.json")
     make_non_landmark_classifier(store, recipe, told.append)
     assert digests(Path(store.path("")), str(made.summary["folder"])) == first
+
+
+def test_near_duplicates_teach_together_or_are_held_out_together(run: Runner, platform: Platform) -> None:
+    run.verified()
+    store, recipe = platform.open_store(), platform.load_recipe()
+    kept = kept_images(store, recipe.filter.manifest)
+    landmark_of = dict(zip(map(photograph_name, kept["id"].to_pylist()), kept["landmark_id"].to_pylist(), strict=True))
+
+    def on_both_sides() -> list[int]:
+        """Landmarks that teach and are held out, by seed."""
+        found = []
+        for seed in range(8):
+            examples = gather_examples(store, recipe.model_copy(update={"seed": seed}))
+            teach, held_out = (
+                {landmark_of[name] for name in part.ids if name in landmark_of}
+                for part in (examples.training, examples.held_out)
+            )
+            sides.append((len(teach), len(held_out)))
+            found.append(len(teach & held_out))
+        return found
+
+    sides: list[tuple[int, int]] = []
+    assert max(on_both_sides()) > 0
+    sides.clear()
+
+    # A landmark's photographs have one hash, as bursts and copies do.
+    def copies(catalog: pa.Table) -> pa.Table:
+        landmark = {name.partition(" ")[2]: of for name, of in landmark_of.items()}
+        hashes = [derived_seed(landmark.get(image_id, image_id)) for image_id in catalog["id"].to_pylist()]
+        alike = with_column(catalog, "dhash", pa.array(hashes, pa.uint64()))
+        return with_column(
+            alike, "sharpness", pa.array([9.0] * catalog.num_rows, catalog.schema.field("sharpness").type)
+        )
+
+    rewrite(platform, IMAGE_CATALOG, copies)
+    assert max(on_both_sides()) == 0
+    assert any(teach and held_out for teach, held_out in sides)
 
 
 def test_the_filters_checks_fail_on_what_they_are_for(run: Runner, platform: Platform) -> None:
