@@ -10,7 +10,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo dev test test-slow fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
-	bench-search bench-backfill bench-serving bench-serve-hostile bench-openimages audit constraints image clean
+	bench-search bench-backfill bench-serving bench-serve-hostile bench-openimages bench-bounds audit constraints image clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -99,6 +99,9 @@ bench-serve-hostile: setup ## the recognition service under hostile uploads and 
 bench-openimages: setup ## three categories of 14.6 million boxes; crops a second beside the earlier system
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[bench]"
 	$(BIN)/python -m glr_assets_tests.benchmarks.openimages
+
+bench-bounds: setup ## memory, requests and threads that are bounded by construction, beside the commit before they were
+	$(BIN)/python -m glr_assets_tests.benchmarks.bounds
 
 audit: setup ## known vulnerabilities in what is installed in images; GLR_AUDIT=required where the database must be reached
 	$(BIN)/python infra/audit.py
