@@ -48,7 +48,9 @@ class Control(BaseModel):
 class DemoReport(BaseModel):
     """What a demo made: scores (None where no query can be scored), images, seconds an asset.
 
-    `unscored` says why there are no scores, or which Usage of the queries is left out of them; empty where all count.
+    `with_picture` are the scores of the queries whose picture is stored, where some are not: the others count as
+    answered wrong. `unscored` says why there are no scores, or which Usage of the queries is left out of them; empty
+    where all count.
     `account` tells what became of every image of train and test, `packed` what `glr pack` made of the files it saw, and
     `held_out` how many of the photographs that train a validation split holds out meanwhile.
     """
@@ -59,6 +61,7 @@ class DemoReport(BaseModel):
     map100: float | None
     top1: float | None
     controls: dict[str, Control]
+    with_picture: dict[str, float | None] | None
     images: ImageCounts
     account: dict[str, dict[str, int]]
     packed: dict[str, Any] | None
@@ -138,6 +141,7 @@ def _report(
         unscored=str(left_out.get("reason") or left_out.get("left_out") or ""),
         **{key: scores.get(key) for key in ("gap", "gap_landmarks_only", "map100", "top1")},
         controls=scores.get("controls", {}),
+        with_picture=scores.get("with_picture"),
         images=images,
         account=image_account(store),
         packed=packed,
@@ -168,7 +172,11 @@ def shown(report: DemoReport) -> str:
         lines.append(f"scores   none: {report.unscored}")
     else:
         lines.append(f"{'':20}{'GAP':>8}{'GAP landmarks':>16}{'top-1':>8}{'mAP@100':>10}")
-        rows = {"embedder": (report.gap, report.gap_landmarks_only, report.top1, report.map100)} | {
+        figures = ("gap", "gap_landmarks_only", "top1", "map100")
+        rows: dict[str, tuple[float | None, ...]] = {"embedder": tuple(getattr(report, name) for name in figures)}
+        if report.with_picture:
+            rows["  with a picture"] = tuple(report.with_picture[name] for name in figures)
+        rows |= {
             name: (control.gap, control.gap_landmarks_only, control.top1, control.map100)
             for name, control in report.controls.items()
         }

@@ -170,6 +170,10 @@ def _too_often_wrong(store: Store) -> str:
     return verification.without_foundation(pairs, same_thing, least, features) or judged
 
 
+def _without_picture(store: Store) -> str:
+    return str(_receipt(store, "evaluation").summary.get("unanswerable") or "")
+
+
 def _unrequested(store: Store) -> str:
     """Over the parts that are there, but for those of earlier annotations, which are to be made anew."""
     for name in store.names(f"receipts/{images.ASSET}"):
@@ -279,6 +283,13 @@ CHECKS = [
         "seldom_wrong",
         "No more foreign images stay than the recipe allows, judged on landmarks that chose no threshold.",
         _too_often_wrong,
+        severity=WARN,
+    ),
+    _holds(
+        "evaluation",
+        "queries_have_pictures",
+        "Every scored query has a stored picture; one without counts as answered wrong.",
+        _without_picture,
         severity=WARN,
     ),
     _holds("cleaned_manifest", "all_decided", "Every image of the set that is cleaned has a decision.", _unaccounted),

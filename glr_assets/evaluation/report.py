@@ -20,6 +20,7 @@ from glr_assets.evaluation.controls import (
     rootsift_votes,
 )
 from glr_assets.evaluation.metrics import Prediction
+from glr_assets.evaluation.pictures import told_of, without_picture
 from glr_assets.evaluation.score import (
     RecognitionScores,
     RecognitionSolution,
@@ -58,7 +59,8 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
     """`evaluation`: `reports/evaluation.json` and pictures.
 
     Where no query can be scored (no solution is published, or fits used labels of every Usage) the report has
-    `"scored": false` and the reason.
+    `"scored": false` and the reason. Queries whose picture is not stored are counted there, and scored as the challenge
+    does, as answered wrong; the scores without them stand beside.
 
     Args:
         store: the store.
@@ -95,6 +97,8 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         told, steps = write_steps(store, writer, list(embeddings), recipe.retrieval, predictions, solution)
         document = _document(scores, maps | {"embedder": map100}) | told
         document |= {"left_out": [part.as_json() for part in unscored], "queries_digest": queries_digest(solution)}
+        lost = without_picture(store, solution)
+        document |= told_of(lost, predictions, solution, retrieved, retrieval)
         writer.json(REPORT, document)
         write_scores(writer, folder, document, recipe.retrieval)
         writer.write(SCORES_PICTURE, _bars(scores))
@@ -109,6 +113,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         figures |= {f"map100 of {name}": value for name, value in maps.items()}
         totals: Summary = {"scored": True, "map100": map100, "queries": len(solution.landmarks)}
         totals |= {"left_out": "; ".join(part.reason for part in unscored) or None}
+        totals |= {"queries_without_picture": len(lost.ids), "unanswerable": lost.problem or None}
         return totals | figures | steps | errors
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]

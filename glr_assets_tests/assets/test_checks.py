@@ -60,8 +60,8 @@ def verified(run: Runner, platform: Platform) -> Platform:
 
 def test_every_check_passes_on_a_whole_lineage(verified: Platform) -> None:
     for name, check in BY_NAME.items():
-        if name == "embedder_image_size":
-            continue  # No embedder is trained here.
+        if name in {"embedder_image_size", "queries_have_pictures"}:
+            continue  # No embedder is trained here, and nothing evaluated.
         result = evaluated(check, verified)
         if name == "seldom_wrong":
             assert "landmarks, expected 10 or more" in str(result.metadata)  # There are few here.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import shutil
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +16,23 @@ import pytest
 
 from glr_assets import query_labels
 from glr_assets.cli import app
+from glr_assets.defs.checks import CHECKS
+from glr_assets.defs.platform import Platform
 from glr_assets.errors import MetricError, MissingInputError
 from glr_assets.evaluation.report import REPORT, make_evaluation
 from glr_assets.evaluation.score import RecognitionSolution
 from glr_assets.evaluation.scored import score_file, scored_recognition, unscored_reason, without_used
+from glr_assets.images.catalog import make_image_catalog
 from glr_assets.query_labels import QUERY_LABELS, USED_LABELS, QueryLabels, need_unused, query_labels_used
 from glr_assets.receipts import Summary, Writer, digest_of, make, need_receipt
-from glr_assets.retrieval.embeddings import make_non_landmark_embeddings
+from glr_assets.retrieval.embeddings import make_embeddings, make_non_landmark_embeddings
 from glr_assets.retrieval.schemas import FAISS_INDEX
 from glr_assets.retrieval.submission import SUBMISSION, make_retrieval_submission, make_submission
+from glr_assets.source import open_source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.training.versions import open_embedder
+from glr_assets_tests.images.handmade import ingest
 from glr_assets_tests.lineage import index
 from glr_assets_tests.retrieval.conftest import Embedded, embedded_once
 
@@ -230,6 +239,55 @@ def test_class_sizes_are_of_the_searched_images(embedded_once: Embedded, tmp_pat
     assert rows
     assert all(row["train_images"] == counts[row["landmark_id"]] for row in rows)
     assert set(json.loads(found.store.read(REPORT))["by_size"]) == {"1–2"}
+
+
+def test_queries_without_a_picture_are_counted_beside_the_scores(embedded_once: Embedded, tmp_path: Path) -> None:
+    bucket = tmp_path / "bucket"
+    shutil.copytree(embedded_once.source.url.removeprefix("file://"), bucket)
+    scored = published(embedded_once)
+    damaged = sorted(query for query, (shown, usage) in scored.items() if shown and usage != "Ignored")[:2]
+    for tar in (bucket / "test").glob("*.tar"):
+        _damage(tar, damaged)
+    source = open_source(str(bucket))
+    own = replace(embedded_once.copied(tmp_path / "store"), source=source)
+    for shard in source.shards("test"):
+        ingest(source, own.store, own.recipe, "test", shard)
+        make_embeddings(own.store, "test", shard, lambda: open_embedder(own.store, own.recipe.execution))
+    make_image_catalog(source, own.store)
+    found = evaluated(own, tmp_path / "evaluated", ("Ignored",), rerank=0)
+
+    report = json.loads(found.store.read(REPORT))
+    told = report["without_picture"]
+    assert told["examples"] == damaged
+    assert (told["queries"], told["landmark_queries"], told["reasons"]) == (2, 2, {"undecodable": 2})
+    # The official score counts them as wrong: they are among the landmarks that it divides by.
+    counted = {"Public", "Private"}
+    assert report["gap"] == pytest.approx(gap_of(found, counted), abs=1e-12)
+    landmarks = sum(bool(shown) for shown, usage in scored.values() if usage in counted)
+    left = report["with_picture"]
+    assert left["gap"] == pytest.approx(report["gap"] * landmarks / (landmarks - 2), abs=1e-12)
+    assert left["top1"] == pytest.approx(report["top1"] * landmarks / (landmarks - 2), abs=1e-12)
+    assert left["queries"] == report["queries"] - 2
+    summary = need_receipt(found.store, "evaluation").summary
+    assert summary["queries_without_picture"] == 2
+    assert "2 queries have no picture" in str(summary["unanswerable"])
+    (check,) = (check for check in CHECKS if [key.name for key in check.check_keys] == ["queries_have_pictures"])
+    result: Any = check(platform=Platform(store=found.store.url))
+    assert not result.passed
+    assert "2 undecodable" in str(result.metadata["problem"].value)
+
+
+def _damage(path: Path, ids: list[str]) -> None:
+    """Cut the pixels of these members of a TAR, and publish its MD5 anew."""
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if Path(member.name).stem in ids:
+                middle = member.offset_data + member.size // 3
+                data[middle : member.offset_data + member.size] = bytes(member.offset_data + member.size - middle)
+    path.write_bytes(data)
+    md5 = path.parent.parent / "md5sum" / path.parent.name / f"md5.{path.name.replace('.tar', '.txt')}"
+    md5.write_text(f"{hashlib.md5(data).hexdigest()}  {path.name}\n")
 
 
 def _solution_csv(found: Embedded) -> Path:

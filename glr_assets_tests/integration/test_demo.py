@@ -102,16 +102,18 @@ def test_a_demo_that_goes_on_fails_the_run_that_was_killed(glr: Glr, bucket: str
                 return {}
 
     process = glr.begun(*arguments)
-    while True:  # stopped while it is looked at, so that it does not finish meanwhile
-        time.sleep(0.2)
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGSTOP)
-        started = [run_id for run_id, status in runs().items() if status == "STARTED"]
-        if started:
-            break
-        os.killpg(process.pid, signal.SIGCONT)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while True:  # stopped while it is looked at, so that it does not finish meanwhile
+            time.sleep(0.2)
+            assert process.poll() is None
+            os.killpg(process.pid, signal.SIGSTOP)
+            started = [run_id for run_id, status in runs().items() if status == "STARTED"]
+            if started:
+                break
+            os.killpg(process.pid, signal.SIGCONT)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     (lost,) = started
     done = glr(*arguments)
     assert done.returncode == 0, done.stderr
