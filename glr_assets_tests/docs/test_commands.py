@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from glr_assets.cli import app
 from glr_assets.recipes import load_recipe
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+Line = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def shell_lines(path: Path) -> list[str]:
+    """Every line of a page's blocks for a shell, without comments and prompts."""
+    found = re.findall(r"```(?:sh|bash|console)\n(.*?)```", path.read_text(), re.DOTALL)
+    lines = [re.sub(r"(^|\s+)#\s.*", "", line).removeprefix("$ ") for block in found for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def command_of(line: str) -> str:
+    """The command that a line is of, without `glr`; fails as `glr` would on an option that it lacks."""
+    words = shlex.split(line, comments=True)[1:]
+    done = CliRunner().invoke(app, [*words, "--help"], prog_name="glr", env={"COLUMNS": "200", "NO_COLOR": "1"})
+    if done.exit_code:
+        pytest.fail(f"{line}: {done.output}")
+    found = re.search(r"Usage: glr ([a-z ]+)", done.output)
+    assert found, done.output
+    return found[1].strip()
 
 
 def test_the_launchpad_of_the_tour_is_a_valid_override() -> None:
@@ -27,6 +53,32 @@ def test_the_launchpad_of_the_tour_is_a_valid_override() -> None:
     for op in ops.values():
         for name in ("small", "full"):
             assert load_recipe(name).overridden(op["config"])
+
+
+def test_every_command_of_the_pages_has_its_options() -> None:
+    program = re.compile(r"(\.venv/bin/)?glr [a-z]")
+    seen = set()
+    for page in PAGES:
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+        for line in filter(program.match, [*shell_lines(page), *inline]):
+            seen.add(command_of(line))
+    assert {"pack", "demo", "dev", "why", "shards retry", "export", "models", "serve", "score"} <= seen
+    with pytest.raises(pytest.fail.Exception, match="No such option"):
+        command_of("glr pack photos bucket --shard 3")
+
+
+def test_files_and_targets_that_the_pages_name_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for line in shell_lines(page):
+            for name in re.findall(r"\binfra/[\w./-]+", line):
+                assert (ROOT / name).exists() or name == "infra/.env", (page, line)
+            if line.startswith("make "):
+                assert set(re.split(r" && ", line)[0].split()[1:]) <= targets, (page, line)
+            for module in re.findall(r"-m (glr_assets[\w.]+)", line):
+                assert (ROOT / f"{module.replace('.', '/')}.py").exists(), (page, line)
+        for name in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / name).exists(), (page, name)
 
 
 @pytest.fixture
