@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
 from glr_assets.metadata.schemas import RECOGNITION_SOLUTION
@@ -37,7 +38,7 @@ from glr_assets.training.group_map import (
 from glr_assets.training.groups import CALIBRATION, VALIDATION, group_keys
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 REPORT = "reports/group_calibration.json"
 PICTURE = "reports/group_calibration.png"
 RELIABILITY_PICTURE = "reports/group_calibration_reliability.png"
@@ -205,7 +206,7 @@ def held_out_images(store: Store, recipe: Recipe) -> pa.Table:
     """`id, split, fold, landmark_id, group` of what the groups are shown, sorted by id.
 
     Of each fold at most `[groups] calibrating` images of landmarks, as a seed draws them, and as many at most of the
-    test images known to show none, about half of which are in each fold.
+    test images known to show none, about half of which are in each fold. Near-duplicates are in one fold.
     """
     rows = read_table(store, TRAINING_GROUPS, ["id", "fold", "landmark_id", "group"])
     folds = (CALIBRATION, VALIDATION)
@@ -217,7 +218,9 @@ def held_out_images(store: Store, recipe: Recipe) -> pa.Table:
     ids = solution.filter(pc.and_(nothing, pc.is_in(solution["usage"], usage)))["id"].to_pylist()
     stored = ImageReader.of_split(store, "test", ids)
     others = pa.array([image_id for image_id in ids if image_id in stored], pa.string())
-    even = seeded_hash(others, recipe.seed, "group calibration") % np.uint64(2) == 0
+    none = pa.table({"id": others, "landmark_id": pa.array(np.zeros(len(others), np.int64))})
+    first = others.take(pa.array(duplicate_groups(store, none, "test")))
+    even = seeded_hash(first, recipe.seed, "group calibration") % np.uint64(2) == 0
     more = pa.table(
         {
             "id": others,

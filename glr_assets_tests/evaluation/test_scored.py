@@ -23,6 +23,7 @@ from glr_assets.evaluation.report import REPORT, make_evaluation
 from glr_assets.evaluation.score import RecognitionSolution
 from glr_assets.evaluation.scored import score_file, scored_recognition, unscored_reason, without_used
 from glr_assets.images.catalog import make_image_catalog
+from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.query_labels import QUERY_LABELS, USED_LABELS, QueryLabels, need_unused, query_labels_used
 from glr_assets.receipts import Summary, Writer, digest_of, make, need_receipt
 from glr_assets.retrieval.embeddings import make_embeddings, make_non_landmark_embeddings
@@ -30,7 +31,9 @@ from glr_assets.retrieval.schemas import FAISS_INDEX
 from glr_assets.retrieval.submission import SUBMISSION, make_retrieval_submission, make_submission
 from glr_assets.source import open_source
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import read_table, write_table
+from glr_assets.training.group_calibration import held_out_images
+from glr_assets.training.groups import CALIBRATION, VALIDATION, make_training_groups
 from glr_assets.training.versions import open_embedder
 from glr_assets_tests.images.handmade import ingest
 from glr_assets_tests.lineage import index
@@ -297,3 +300,32 @@ def _solution_csv(found: Embedded) -> Path:
 def test_the_scored_solution_needs_the_asset_that_answers(store: Store) -> None:
     with pytest.raises(MissingInputError):
         scored_recognition(store)
+
+
+def test_near_duplicate_non_landmarks_are_on_one_side_of_what_groups_are_calibrated_on(
+    embedded_once: Embedded, tmp_path: Path
+) -> None:
+    found = embedded_once.copied(tmp_path / "store")
+    store, usages = found.store, ["Public", "Private", "Ignored"]
+    recipe = found.recipe.overridden({"retrieval": {"non_landmark_usage": usages}})
+    make_training_groups(store, recipe)
+
+    def folds() -> dict[str, str]:
+        rows = held_out_images(store, recipe).to_pylist()
+        return {row["id"]: row["fold"] for row in rows if row["split"] == "test"}
+
+    apart = folds()
+    assert set(apart.values()) == {CALIBRATION, VALIDATION}
+    of_calibration, of_validation = (min(n for n, of in apart.items() if of == f) for f in (CALIBRATION, VALIDATION))
+    twins = {of_calibration, of_validation}
+    rows = read_table(store, IMAGE_CATALOG).to_pylist()
+    for row in rows:
+        if row["split"] == "test" and row["id"] in twins:
+            row["dhash"], row["sharpness"] = 0x0123456789ABCDEF, 90.0
+    with store.writing(IMAGE_CATALOG.path) as file:
+        write_table(IMAGE_CATALOG, IMAGE_CATALOG.rows(rows), file)
+    together = folds()
+    assert together[of_calibration] == together[of_validation] == apart[min(twins)]
+    assert {n: of for n, of in together.items() if n not in twins} == {
+        n: of for n, of in apart.items() if n not in twins
+    }
