@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from glr_assets.errors import MissingInputError, TableError
 from glr_assets.store import READ_BLOCK, Store
@@ -26,6 +27,8 @@ from glr_assets.store import READ_BLOCK, Store
 _SAMPLE = 10_000
 #: Rows of a row group at most: of a sorted table, a reader who looks for one key reads one group.
 ROWS_A_GROUP = 2**17
+#: Rows that are held as records before they are packed into columns.
+_RECORDS = 2048
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,89 @@ class TableWriter:
         self._seen.add(part)
 
 
+class RowWriter:
+    """A table written row by row: no more than a row group is in memory, and of each further row 8 bytes.
+
+    The file has the bytes that `write_table` leaves of all rows together, where that makes row groups as large. It is a
+    context manager; the file is whole when the block has ended.
+
+    Args:
+        table: what the rows are of.
+        file: where they go.
+        rows_a_group: rows of a row group.
+    """
+
+    def __init__(self, table: Table, file: IO[bytes], rows_a_group: int = ROWS_A_GROUP) -> None:
+        self.table = table
+        self.rows = 0
+        self.rows_a_group = rows_a_group
+        self._file = file
+        self._records: list[dict[str, Any]] = []
+        self._parts: list[pa.Table] = []
+        self._unwritten = 0
+        self._keys: list[npt.NDArray[np.uint64]] = []
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._pack()
+            self._flush()
+            self._need_single_keys()
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; absent values may be left out.
+
+        Raises:
+            TableError: rows up to this one break the schema. A key that stands twice may be told only at the end.
+        """
+        self._records.append(row)
+        self.rows += 1
+        if len(self._records) == _RECORDS or self._unwritten + len(self._records) == self.rows_a_group:
+            self._pack()
+        if self._unwritten == self.rows_a_group:
+            self._flush()
+
+    def _pack(self) -> None:
+        """Turn records, of which each takes a kilobyte as a dict, into Arrow."""
+        if not self._records:
+            return
+        part = self.table.rows(self._records)
+        self._parts.append(part)
+        self._unwritten += len(self._records)
+        self._records = []
+        columns = [part[name].cast(pa.string()).fill_null("\0") for name in self.table.key]
+        if columns:
+            keys = pc.binary_join_element_wise(*columns, "\x01").cast(pa.binary()).to_pylist()
+            self._keys.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
+
+    def _flush(self) -> None:
+        """Write a row group; a table without rows has one of none."""
+        if not self._parts and self._parquet is not None:
+            return
+        parts, self._parts, self._unwritten = [self.table.empty(), *self._parts], [], 0
+        data = pa.concat_tables(parts)
+        del parts
+        data = _checked(self.table, data)
+        self._parquet = self._parquet or _parquet(data, self._file)
+        self._parquet.write_table(data, row_group_size=self.rows_a_group)
+
+    def _need_single_keys(self) -> None:
+        """Rows of one group have been compared; of several, digests of their keys tell: of 10^6 rows, two in 10^8."""
+        if self.rows <= self.rows_a_group or not self._keys:
+            return
+        digests = np.sort(np.concatenate(self._keys))
+        repeated = int((digests[1:] == digests[:-1]).sum())
+        if repeated:
+            raise TableError(f"{self.table.path}: {repeated} keys {self.table.key} stand more than once")
+
+
 def _parquet(data: pa.Table, file: IO[bytes]) -> pq.ParquetWriter:
     """A writer of tables like `data`: with a dictionary where values repeat, which elsewhere only adds bytes."""
     first = data.slice(0, _SAMPLE)
@@ -244,9 +330,10 @@ def read_parts(
     among: Mapping[str, npt.NDArray[np.bytes_]] | None = None,
     *,
     block: int = READ_BLOCK,
+    most_rows: int = ROWS_A_GROUP,
     **partition: str,
 ) -> Iterator[pa.Table]:
-    """The rows of a table in order, a row group at a time, or those of them that have some values.
+    """The rows of a table in order, at most a row group at a time, or those of them that have some values.
 
     Row groups whose statistics tell that they have none are not read.
 
@@ -257,6 +344,7 @@ def read_parts(
         only: the value that a row must have, by column.
         among: the values of which a row must have one, by column of strings: UTF-8 bytes, ascending.
         block: bytes of a remote file that are read ahead.
+        most_rows: rows of a part at most; of fewer than a row group no more are decoded at a time.
         partition: names one file of a table whose path has places.
 
     Raises:
@@ -274,13 +362,21 @@ def read_parts(
                 continue
             if not all(_may_hold_one(metadata.column(numbers[name]), values) for name, values in among.items()):
                 continue
-            data = parquet.read_row_group(group, names)
-            for name, value in only.items():
-                data = data.filter(pc.equal(data[name], value))
-            for name, values in among.items():
-                data = data.filter(pc.is_valid(data[name]))
-                data = data.filter(pa.array(places(fixed_width(data[name]), values) >= 0))
-            yield _joinable(data.select(list(columns)))
+            for data in _of_group(parquet, group, names, most_rows):
+                for name, value in only.items():
+                    data = data.filter(pc.equal(data[name], value))
+                for name, values in among.items():
+                    data = data.filter(pc.is_valid(data[name]))
+                    data = data.filter(pa.array(places(fixed_width(data[name]), values) >= 0))
+                yield _joinable(data.select(list(columns)))
+
+
+def _of_group(parquet: pq.ParquetFile, group: int, names: list[str], most_rows: int) -> Iterator[pa.Table]:
+    if parquet.metadata.row_group(group).num_rows <= most_rows:
+        yield parquet.read_row_group(group, names)
+        return
+    for batch in parquet.iter_batches(most_rows, [group], names):
+        yield pa.Table.from_batches([batch])
 
 
 def _may_hold_one(column: pq.ColumnChunkMetaData, values: npt.NDArray[np.bytes_]) -> bool:

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glr_assets import tables
 from glr_assets.errors import MissingInputError, TableError
 from glr_assets.store import Store
 from glr_assets.tables import (
     Column,
+    RowWriter,
     Table,
     TableWriter,
     fixed_width,
@@ -205,6 +207,41 @@ def test_rows_refuse_what_does_not_fit_a_column() -> None:
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)):
         TABLE.rows([row(side="three")])
     assert pc.sum(TABLE.rows([row(), row(side=4)])["side"]).as_py() == 7
+
+
+def by_row(rows: list[dict[str, Any]], group: int) -> bytes:
+    file = io.BytesIO()
+    with RowWriter(TABLE, file, group) as writer:
+        for one in rows:
+            writer.append(one)
+    assert writer.rows == len(rows)
+    return file.getvalue()
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 40), records=st.integers(1, 12), group=st.integers(1, 20), seed=st.integers(0, 9))
+def test_rows_written_one_by_one_are_the_same_bytes(count: int, records: int, group: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = [None if value > 0.7 else float(value) for value in random.uniform(size=count)]
+    rows = [row(id=f"{n:03d}", score=score, words=["w"] * (n % 3)) for n, score in enumerate(scores)]
+    for one in rows[::4]:
+        del one["hash"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_RECORDS", records)
+        patch.setattr(tables, "ROWS_A_GROUP", group)
+        patch.setattr(tables, "_SAMPLE", group)  # which columns repeat is read from the first row group
+        assert by_row(rows, group) == written(TABLE.rows(rows))
+
+
+def test_of_rows_written_one_by_one_none_breaks_the_schema() -> None:
+    apart = [row(id=str(n)) for n in range(9)]
+    with pytest.raises(TableError, match="1 keys stand more than once"):
+        by_row([*apart[:2], apart[0]], 4)
+    with pytest.raises(TableError, match=r"1 keys \(.id., .side.\) stand more"):
+        by_row([*apart, apart[0]], 4)  # in another row group
+    with pytest.raises(TableError, match="column good has 1 absent values"):
+        by_row([*apart, row(good=None)], 4)
+    assert by_row(apart, 4)
 
 
 PARTED = dataclasses.replace(TABLE, key=("side", "id"), parts=("side",))

@@ -7,6 +7,7 @@ then need only what the earlier run did not store.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,10 @@ from glr_assets.recipes import Images
 from glr_assets.source import Member
 from glr_assets.source.base import Split
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import read_parts
 
+#: Rows of the index that are held as records at a time.
+_ROWS = 2048
 #: Values of `[images]` by which an image is refused, or stored smaller, and by which most images stay as they are.
 LIMITS = ("max_pixels", "require_md5", "max_side", "max_stored_pixels")
 
@@ -75,16 +78,23 @@ class Earlier:
     """An earlier run's index and stored images, and how far they hold for a new run."""
 
     def __init__(self, store: Store, split: Split, shard: str, *, recipe: Images, same_limits: bool) -> None:
-        index = read_table(store, IMAGE_INDEX, IMAGE_INDEX.schema.names, split=split, shard=shard)
-        self.rows = [EarlierRow(values) for values in index.to_pylist()]
+        self._store, self._split, self._shard = store, split, shard
         self._reader = ImageReader.of_shard(store, split, shard)
         self._recipe = recipe
         self._same_limits = same_limits
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether any member failed."""
-        return any(row.values["status"] == "failed" for row in self.rows)
+    def rows(self) -> Iterator[EarlierRow]:
+        """The rows of the index in their order, read as they are taken.
+
+        Raises:
+            OutdatedError: the index cannot be read.
+        """
+        try:
+            split, shard, names = self._split, self._shard, IMAGE_INDEX.schema.names
+            for part in read_parts(self._store, IMAGE_INDEX, names, most_rows=_ROWS, split=split, shard=shard):
+                yield from map(EarlierRow, part.to_pylist())
+        except (MissingInputError, TableError) as error:
+            raise OutdatedError(str(error)) from error
 
     def settles(self, row: EarlierRow, retry_failed: bool) -> bool:
         """Whether what became of a member that is wanted again is known without reading it."""
@@ -104,14 +114,22 @@ class Earlier:
         Raises:
             OutdatedError: one is not there, or not as it was stored.
         """
-        rows = list(rows)
-        data = self._reader.read_many(row.values["id"] for row in rows)
-        for row in rows:
+        waiting: deque[EarlierRow] = deque()
+
+        def ids() -> Iterator[str]:
+            for row in rows:
+                waiting.append(row)
+                yield row.values["id"]
+
+        data = self._reader.read_many(ids())
+        while True:
             try:
                 jpeg = next(data)
+            except StopIteration:
+                return
             except (StoreError, MissingInputError) as error:
                 raise OutdatedError(str(error)) from error
-            value = row.values
+            value = waiting.popleft().values
             yield StoredImage(
                 jpeg,
                 (value["width"], value["height"]),

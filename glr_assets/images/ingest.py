@@ -31,6 +31,7 @@ from glr_assets.source import Member, Source
 from glr_assets.source.base import UNREADABLE, Split
 from glr_assets.source.file_names import junk_reason
 from glr_assets.store import Store
+from glr_assets.tables import RowWriter
 
 CODE_VERSION = f"2:{PIXELS_VERSION}"
 ATTEMPTS = 3
@@ -39,16 +40,22 @@ RETRY_SECONDS = 1.0
 AHEAD = 4
 #: Bytes of the source that they may hold together; one image may be larger.
 BYTES_AHEAD = 64 * 2**20
+#: Rows of the index that are in memory at a time; shards of GLDv2 have some 8,000.
+INDEX_ROWS = 2**15
 REPEATED = "repeated id: stored from an earlier member"
 UNWANTED = "not wanted by the plan"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A member and what is known of it before its pixels: an id, a landmark, and `status` wanted, skipped or failed."""
+    """A member and what is known of it before its pixels: an id, a landmark, and `status` wanted, skipped or failed.
+
+    `row` is that of the selection; None where it does not list the id.
+    """
 
     member: Member
     id: str | None
+    row: int | None
     landmark_id: int | None
     status: str
     reason: str
@@ -223,20 +230,23 @@ def _passed(job: _Shard) -> Iterator[Outcome]:
 
 def _anew(job: _Shard, earlier: Earlier, retry_failed: bool) -> Iterator[Outcome]:
     """Every member as the earlier index has it: carried over where that suffices, else read by its range."""
-    plan = []
-    for row in earlier.rows:
-        item = judge(row.member, job.selection, job.recipe, row.xxh3)
-        plan.append((row, item, item.status != "wanted" or earlier.settles(row, retry_failed)))
-    images = earlier.images(row for row, item, settled in plan if item.status == "wanted" and settled and row.is_stored)
-    fetched = job.source.read_members(row.place for row, _, settled in plan if not settled)
-    job.run.spared_bytes = sum(row.member.size for row in earlier.rows)
+
+    def plan() -> Iterator[tuple[EarlierRow, Judged, bool]]:
+        """Each row, and whether what becomes of it is settled; read again by each reader, so that none is kept."""
+        for row in earlier.rows():
+            item = judge(row.member, job.selection, job.recipe, row.xxh3)
+            yield row, item, item.status != "wanted" or earlier.settles(row, retry_failed)
+
+    carried = (row for row, item, settled in plan() if item.status == "wanted" and settled and row.is_stored)
+    images = earlier.images(carried)
+    fetched = job.source.read_members(row.place for row, _, settled in plan() if not settled)
 
     def known() -> Iterator[_Known]:
-        for row, item, settled in plan:
+        for row, item, settled in plan():
+            job.run.spared_bytes += settled and row.member.size
             if not settled:
                 data = _as_indexed(row, next(fetched))
                 job.run.read_bytes += len(data)
-                job.run.spared_bytes -= len(data)
                 job.run.decoded += 1
                 yield _Known(replace(item, xxh3=xxhash.xxh3_64_intdigest(data)), data=data)
             elif item.status != "wanted":
@@ -318,7 +328,7 @@ def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None
         status, reason = "failed", f"too large: {member.size} bytes, at most {recipe.max_member_bytes} are read"
     else:
         status, reason = "wanted", ""
-    return Judged(member, known, None if row is None else selection.landmark(row), status, reason, xxh3)
+    return Judged(member, known, row, None if row is None else selection.landmark(row), status, reason, xxh3)
 
 
 def _is_wanted_by_a_false_id(name: str, selection: Selection) -> bool:
@@ -329,25 +339,43 @@ def _is_wanted_by_a_false_id(name: str, selection: Selection) -> bool:
 
 def _written(job: _Shard, writer: Writer, outcomes: Iterator[Outcome]) -> Summary:
     """Write the stored TAR and the index; returns the figures of the members."""
-    rows: list[dict[str, Any]] = []
-    stored_ids: set[str] = set()
-    with writer.writing(STORED_TAR.format(split=job.split, shard=job.key)) as file, StoredTar(file) as tar:
+    statuses: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    source_bytes = stored_bytes = 0
+    stored_rows = bytearray(len(job.selection.ids))
+    place = {"split": job.split, "shard": job.key}
+    with (
+        writer.writing(IMAGE_INDEX.at(**place)) as index_file,
+        RowWriter(IMAGE_INDEX, index_file, INDEX_ROWS) as index,
+        writer.writing(STORED_TAR.format(**place)) as file,
+        StoredTar(file) as tar,
+    ):
         for judged, pixels in outcomes:
-            rows.append(_row(judged, pixels, tar, stored_ids))
-    writer.table(IMAGE_INDEX, IMAGE_INDEX.rows(rows), split=job.split, shard=job.key)
-    statuses = Counter(row["status"] for row in rows)
-    failures = Counter(row["reason"].split(":")[0] for row in rows if row["status"] == "failed")
+            row = _row(judged, pixels, tar, stored_rows)
+            index.append(row)
+            statuses[row["status"]] += 1
+            if row["status"] == "failed":
+                failures[row["reason"].split(":")[0]] += 1
+            source_bytes += row["source_size"]
+            stored_bytes += row.get("stored_size", 0)
     return {
-        "seen": len(rows),
+        "seen": index.rows,
         **{status: statuses[status] for status in ("stored", "skipped", "failed")},
-        "source_bytes": sum(row["source_size"] for row in rows),
-        "stored_bytes": sum(row.get("stored_size", 0) for row in rows),
+        "source_bytes": source_bytes,
+        "stored_bytes": stored_bytes,
         **{f"failed: {reason}": count for reason, count in sorted(failures.items())},
     }
 
 
-def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, stored_ids: set[str]) -> dict[str, Any]:
-    """The index row of a member, its image written to the stored TAR where there is one."""
+def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, stored: bytearray) -> dict[str, Any]:
+    """The index row of a member, its image written to the stored TAR where there is one.
+
+    Args:
+        judged: the member.
+        pixels: what became of it.
+        tar: where images go.
+        stored: by row of the selection, whether its image has been stored.
+    """
     member = judged.member
     row: dict[str, Any] = {
         "id": judged.id,
@@ -361,13 +389,13 @@ def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, s
         "source_size": member.size,
         "source_xxh3": judged.xxh3,
     }
-    if pixels is None or judged.id is None:
+    if pixels is None or judged.row is None:
         return row
     if isinstance(pixels, Refused):
         return row | {"status": "failed", "reason": pixels.reason}
-    if judged.id in stored_ids:
+    if stored[judged.row]:
         return row | {"status": "skipped", "reason": REPEATED}
-    stored_ids.add(judged.id)
+    stored[judged.row] = True
     return row | {
         "status": "stored",
         "source_format": pixels.source_format,
