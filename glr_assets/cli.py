@@ -287,7 +287,9 @@ def _print_state(name: str, state: SplitState) -> None:
 def why(
     image: Annotated[str | None, typer.Argument(help="An image's id, file name, path, title or URL.")] = None,
     store: StoreOption = None,
-    all_dropped: Annotated[bool, typer.Option("--dropped", help="List the images that do not train, and why.")] = False,
+    all_dropped: Annotated[
+        bool, typer.Option("--dropped", help="List the images that were planned to train and do not, and why.")
+    ] = False,
     landmark: Annotated[
         str | None, typer.Option(help="With --dropped: only of this landmark, its id or a part of its name.")
     ] = None,

@@ -398,11 +398,12 @@ class _Before:
         """What happened to photographs between the earlier bucket and these rows, in figures."""
         found: Counter[str] = Counter()
         still: set[int] = set()
-        for row in rows:
-            if row.outcome != "packed" or not self.by_path:
-                continue
-            at_path = self.by_path.get(_path_key(row.path, row.landmark or None))
+        packed = {_path_key(row.path, row.landmark or None): row for row in rows if row.outcome == "packed"}
+        for key, row in packed.items() if self.by_path else ():
+            at_path = self.by_path.get(key)
             alike = self.by_content.get(_path_key(row.sha256, row.landmark or None))
+            if alike is not None and _path_key(alike.path, alike.landmark or None) in packed:
+                alike = None  # the other one is still there, so this is a copy of it
             before = at_path or alike
             if before is None:
                 found[f"added to {row.split}" if row.landmark else "added without a landmark"] += 1

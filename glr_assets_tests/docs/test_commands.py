@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from glr_assets.cli import app
 from glr_assets.recipes import load_recipe
+from glr_assets.store import Store
+from glr_assets_tests.lineage import digests
+from glr_assets_tests.test_mirror import made
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -107,6 +111,59 @@ def test_packing_as_the_page_says(run) -> None:  # type: ignore[no-untyped-def]
     for line in lines:
         done = run(line)
         assert done.returncode == 0, (line, done.stderr)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder like a checkout after `make setup`, with an instance of its own."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("glr_assets", "infra", "workspace.yaml", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / ".dagster").mkdir()
+    shutil.copy(ROOT / "infra" / "laptop" / "dagster.yaml", folder / ".dagster")
+    return folder
+
+
+def in_checkout(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run a block of a page in a checkout, as a fresh shell would."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GLR_", "DAGSTER_", "PYTHON"))}
+    kept["PATH"] = "/usr/local/bin:/usr/bin:/bin"
+    return subprocess.run(
+        ["bash", "-euc", text], cwd=folder, env=kept, capture_output=True, text=True, check=False, timeout=1800
+    )
+
+
+def test_backup_and_restore_as_the_page_says(checkout: Path, tmp_path: Path) -> None:
+    (block,) = (block for block in blocks("deploy.md", "bash") if "export DAGSTER_HOME" in block)
+    made(Store(str(checkout / "data")), "train_manifest", "a")
+    before = digests(checkout / "data")
+    done = in_checkout(checkout, block.replace("/backups/", f"{tmp_path}/backups/"))
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "backups" / "today" / "store") == before
+    shutil.rmtree(checkout / "data")
+    (setting, _, restore) = block.strip().splitlines()
+    done = in_checkout(checkout, "\n".join((setting, restore)).replace("/backups/", f"{tmp_path}/backups/"))
+    assert done.returncode == 0, done.stderr
+    assert digests(checkout / "data") == before
+
+
+@pytest.mark.slow
+def test_switches_are_turned_on_as_the_page_says(checkout: Path) -> None:
+    (block,) = blocks("operate.md", "sh")
+    lines = block.splitlines()
+    assert lines[0].startswith("make setup ")
+    done = in_checkout(checkout, "\n".join(lines[1:]))
+    assert done.returncode == 0, done.stderr
+    with dg.DagsterInstance.from_config(str(checkout / ".dagster")) as instance:
+        states = {state.instigator_name for state in instance.all_instigator_state() if state.is_running}
+    assert states == {
+        "ingest_new_shards",
+        "refresh_manifests",
+        "refresh_index",
+        *(f"retry_{split}_shards" for split in ("train", "index", "test")),
+    }
 
 
 @pytest.mark.slow

@@ -262,6 +262,11 @@ def test_what_changed_since_the_last_pack_is_counted(tmp_path: Path) -> None:
         "removed": 1,
         "replaced by other content": 1,
     }
+    (photos / "b" / "copy.jpg").write_bytes((photos / "b" / "4.jpg").read_bytes())
+    copied, _ = packed(photos, tmp_path / "bucket", non_landmarks=others)
+    assert sum(copied.changes.values()) == 1
+    assert next(iter(copied.changes)).startswith("added to ")
+    assert copied.packed == summary.packed + 1
 
 
 def test_the_figures_of_a_pack_are_sums(tmp_path: Path) -> None:
