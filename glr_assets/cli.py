@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from glr_assets.images.retry import SplitState
     from glr_assets.receipts import Made
+    from glr_assets.source.base import Split
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -247,24 +248,33 @@ def shards_retry(
     """
     from glr_assets.defs.lineage import open_instance, retry_shards
     from glr_assets.dev import dagster_home, prepared_home
+    from glr_assets.images.held import absent_images
     from glr_assets.images.retry import split_state
     from glr_assets.settings import Settings
     from glr_assets.source.layout import SPLITS
 
+    def show(name: Split, title: str) -> SplitState:
+        state = split_state(opened, written, name)
+        _print_state(title, state)
+        if not state.reconciled.missing:
+            absent = absent_images(written, name, state.reconciled.ingested, images)
+            if absent is not None and absent.count:
+                out.print(f"  {absent}", markup=False)
+        return state
+
     settings = Settings.from_environment(source=source, store=store, recipe=recipe)
     _warn(settings.conflicts())
-    settings.load_recipe()  # refused now, not when the first shard is tried
+    images = settings.load_recipe().images  # refused now, not when the first shard is tried
     opened, written = settings.open_source(), settings.open_store()
     wrong: list[str] = []
     for name in SPLITS if split is None else (split,):
-        state = split_state(opened, written, name)
-        _print_state(name, state)
+        state = show(name, name)
         if dry_run or not state.to_retry:
             continue
         home = dagster_home(settings)
         with open_instance(prepared_home(home) if home else None) as instance:
             wrong += retry_shards(settings, instance, name, state.to_retry)
-        _print_state(f"{name} now", split_state(opened, written, name))
+        show(name, f"{name} now")
     if wrong:
         raise GlrError("; ".join(wrong))
 
@@ -279,6 +289,8 @@ def _print_state(name: str, state: SplitState) -> None:
     )
     for shard, reason in sorted(state.failed.items()):
         out.print(f"  shard {shard}: {reason}", markup=False)
+    for shard, count in sorted(of.behind_end_mark.items()):
+        out.print(f"  shard {shard}: {count} members or other bytes behind its end mark, not stored", markup=False)
     if state.with_failed_images:
         out.print(f"  failed images in {', '.join(state.with_failed_images)}", markup=False)
 

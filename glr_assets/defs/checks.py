@@ -13,6 +13,8 @@ from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import DATA_VERSION_TAG
 from glr_assets.filtering import checks as filtering
+from glr_assets.images.catalog import absent_problem
+from glr_assets.images.members import BEHIND_FIGURE
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.balance import BALANCED, unbalanced
 from glr_assets.ledger.schemas import IMAGE_LEDGER
@@ -62,6 +64,11 @@ def _failed_images(store: Store) -> str:
     for part in read_parts(store, IMAGE_CATALOG, ["split"], {"status": "failed"}):
         counts.update(part["split"].to_pylist())
     return ", ".join(f"{split}: {count} images" for split, count in counts.items())
+
+
+def _behind_end_marks(store: Store) -> str:
+    count = _receipt(store, "image_catalog").summary.get(BEHIND_FIGURE)
+    return f"{count} members of the catalog stand behind an end mark" if count else ""
 
 
 def _strangers(store: Store) -> str:
@@ -251,6 +258,20 @@ CHECKS = [
         "no_image_failed",
         "No wanted image was refused; the catalog gives the reason of each that was.",
         _failed_images,
+        severity=WARN,
+    ),
+    _holds(
+        "image_catalog",
+        "wanted_images_are_held",
+        "Every wanted image is in a shard of the source, where all shards of its split are ingested.",
+        lambda store: absent_problem(_receipt(store, "image_catalog").summary),
+        severity=WARN,
+    ),
+    _holds(
+        "image_catalog",
+        "nothing_behind_end_marks",
+        "No shard has members or other bytes behind the end mark of its TAR, where readers of TARs do not look.",
+        _behind_end_marks,
         severity=WARN,
     ),
     _holds(

@@ -59,12 +59,18 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
     group="images",
     code_version=catalog.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=["train_images", "index_images", "test_images"],
+    deps=[
+        *("train_images", "index_images", "test_images"),
+        *("train_metadata", "competition_train", "fill_plan", "index_metadata", "test_metadata"),
+    ],
 )
 def image_catalog(platform: Platform) -> dg.MaterializeResult:
-    """One row per member of every ingested shard; its metadata counts the source's shards still missing."""
-    store = platform.open_store()
-    return result_of(catalog.make_image_catalog(platform.open_source(), store), IMAGE_CATALOG, store)
+    """One row per member of every ingested shard.
+
+    Its metadata counts the source's shards still missing and, once a split has all, the wanted images that none holds.
+    """
+    store, recipe = platform.open_store(), platform.load_recipe()
+    return result_of(catalog.make_image_catalog(platform.open_source(), store, recipe.images), IMAGE_CATALOG, store)
 
 
 ASSETS = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
 import numpy as np
@@ -17,17 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import MissingInputError, TableError
-from glr_assets.images.members import may_succeed
+from glr_assets.images.held import AbsentImages, wanted_images
+from glr_assets.images.members import BEHIND_FIGURE, may_succeed
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, IMAGE_LOCATIONS
+from glr_assets.images.selection import selection_tables
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Receipt, Summary, Writer, damage, find_receipt, make
+from glr_assets.recipes import Images
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 from glr_assets.tables import TableWriter, fixed_width, read_table
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 REPEATED = "repeated id: stored from an earlier shard"
 STATUSES = ("stored", "skipped", "failed")
 #: Small files that are asked for at once; a remote store answers each in tens of milliseconds.
@@ -59,6 +62,7 @@ class Reconciled:
         retriable: those of them of which some failed member may be stored when it is tried again.
         seen: members of the ingested shards.
         stored, skipped, failed: what became of them.
+        behind_end_mark: by shard, what stands behind the end mark of its TAR: members, or other bytes as one.
     """
 
     shards: tuple[str, ...]
@@ -70,6 +74,7 @@ class Reconciled:
     stored: int
     skipped: int
     failed: int
+    behind_end_mark: Mapping[str, int] = field(default_factory=dict)
 
 
 def reconcile(shards: Mapping[Split, Sequence[str]], receipts: Mapping[str, Receipt]) -> dict[Split, Reconciled]:
@@ -99,6 +104,11 @@ def _reconciled(split: Split, shards: Sequence[str], receipts: Mapping[str, Rece
         retriable=tuple(key for key, receipt in found.items() if may_succeed(receipt.summary)),
         seen=totals["seen"],
         **{status: totals[status] for status in STATUSES},
+        behind_end_mark={
+            key: int(receipt.summary[BEHIND_FIGURE] or 0)
+            for key, receipt in found.items()
+            if BEHIND_FIGURE in receipt.summary
+        },
     )
 
 
@@ -136,8 +146,15 @@ def shard_receipts(store: Store, shards: Mapping[Split, Sequence[str]]) -> dict[
     return {receipt.name: receipt for receipt in ordered(whole, names, workers=REQUESTS) if receipt}
 
 
-def make_image_catalog(source: Source, store: Store) -> Made:
+def make_image_catalog(source: Source, store: Store, recipe: Images | None = None) -> Made:
     """`image_catalog` of the shards that have been ingested, with locations by id; its summary counts what is missing.
+
+    Of a split of which all shards are ingested it counts the wanted images that none of them holds, and names some.
+
+    Args:
+        source: which shards there are.
+        store: what was ingested.
+        recipe: which images are wanted; the default's where none is given.
 
     Raises:
         MissingInputError: a file of an ingested shard is gone or cut.
@@ -147,29 +164,64 @@ def make_image_catalog(source: Source, store: Store) -> Made:
     receipts = shard_receipts(store, shards)
     reconciled = reconcile(shards, receipts)
     missing = {f"{split}_shards_missing": len(state.missing) for split, state in reconciled.items()}
+    images = recipe if recipe is not None else Images()
+    behind = sum(sum(state.behind_end_mark.values()) for state in reconciled.values())
 
     def build(writer: Writer) -> Summary:
         counts: Counter[str] = Counter()
         stored = {split: SplitLocations(split) for split in reconciled}
+        absent: dict[Split, AbsentImages] = {}
         with (
             writer.writing(IMAGE_CATALOG.path) as file,
             TableWriter(IMAGE_CATALOG, file) as catalog,
         ):
             for split, state in reconciled.items():
+                # Before all shards are there, an image may be in one that is to come.
+                wanted = None if state.missing else wanted_images(store, split, images)
                 for key, part, repeated in catalog_parts(store, split, state.ingested):
                     of_part = _statuses(part)
                     _agree(receipts[receipt_name(split, key)], of_part, repeated)
                     counts.update({f"{split}_{status}": of_part[status] for status in STATUSES})
                     catalog.append(part)
                     stored[split].add(key, part)
+                    if wanted is not None:
+                        wanted.tick(part["id"])
+                if wanted is not None:
+                    absent[split] = wanted.absent()
             rows = catalog.rows
         with writer.writing(IMAGE_LOCATIONS.path) as file:
             write_locations(stored, file)
         figures = {f"{split}_{status}": counts[f"{split}_{status}"] for split in SPLITS for status in STATUSES}
-        return {"rows": rows, **figures, **missing}
+        return {
+            "rows": rows,
+            **figures,
+            **missing,
+            **{f"{split}_wanted_in_no_shard": found.count for split, found in absent.items()},
+            **{absent_figure(split): ", ".join(found.examples) for split, found in absent.items() if found.count},
+            **({BEHIND_FIGURE: behind} if behind else {}),
+        }
 
     inputs = {name: receipt.digest for name, receipt in receipts.items()}
-    return make(store, "image_catalog", inputs=inputs, parameters=missing, code_version=CODE_VERSION, build=build)
+    for name in sorted({name for split in SPLITS for name in selection_tables(split, images)}):
+        table = find_receipt(store, name)
+        inputs |= {} if table is None else {name: table.digest}
+    parameters = missing | {"keep": images.keep}
+    return make(store, "image_catalog", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build)
+
+
+def absent_figure(split: Split) -> str:
+    """The figure of the catalog's receipt that names some of a split's wanted images that no shard holds."""
+    return f"{split}_wanted_in_no_shard_as"
+
+
+def absent_problem(summary: Summary) -> str:
+    """Wanted images that no shard holds, by the figures of the catalog's receipt; empty where there are none."""
+    counts = {split: summary.get(f"{split}_wanted_in_no_shard") for split in SPLITS}
+    return "; ".join(
+        f"{split}: {count} wanted images are in no shard of the source, as {summary[absent_figure(split)]}"
+        for split, count in counts.items()
+        if count
+    )
 
 
 class SplitLocations:

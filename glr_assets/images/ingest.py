@@ -18,7 +18,7 @@ import xxhash
 
 from glr_assets.errors import DamagedSourceError, SourceError, StoreError, describe, trace
 from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
-from glr_assets.images.members import hostile_reason, image_id, image_stem, may_succeed, stranger_reason
+from glr_assets.images.members import BEHIND_FIGURE, hostile_reason, image_id, image_stem, may_succeed, stranger_reason
 from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.images.selection import Selection
@@ -28,12 +28,12 @@ from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, find_receipt, make
 from glr_assets.recipes import Images
 from glr_assets.source import Member, Source
-from glr_assets.source.base import UNREADABLE, Split
+from glr_assets.source.base import BEHIND_END_MARK, BYTES_BEHIND_END_MARK, UNREADABLE, Split
 from glr_assets.source.file_names import junk_reason
 from glr_assets.store import Store
 from glr_assets.tables import RowWriter
 
-CODE_VERSION = f"2:{PIXELS_VERSION}"
+CODE_VERSION = f"3:{PIXELS_VERSION}"
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 #: Images that decoding may be ahead of writing, for each worker: enough that none waits for a slow one before it.
@@ -44,6 +44,7 @@ BYTES_AHEAD = 64 * 2**20
 INDEX_ROWS = 2**15
 REPEATED = "repeated id: stored from an earlier member"
 UNWANTED = "not wanted by the plan"
+BEHIND = "behind the end mark: readers of TARs stop before it; make one archive of the two (tar --concatenate)"
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,8 @@ def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None
     row = None if known is None else selection.row(known)
     if member.kind == "directory":
         status, reason = "skipped", "a directory"
+    elif member.kind == BYTES_BEHIND_END_MARK:
+        status, reason = "skipped", f"behind the end mark: {member.size} bytes that are no TAR"
     elif hostile:
         status, reason = "failed", hostile
     elif stranger:
@@ -322,6 +325,8 @@ def judge(member: Member, selection: Selection, recipe: Images, xxh3: int | None
         status, reason = "skipped", UNWANTED
     elif member.kind == UNREADABLE:
         status, reason = "failed", "unreadable: the source lists the file, and reading it failed"
+    elif member.kind.endswith(BEHIND_END_MARK):
+        status, reason = "failed", BEHIND
     elif member.kind != "file":
         status, reason = "failed", f"not a file: {member.kind}"
     elif member.size > recipe.max_member_bytes:
@@ -341,7 +346,7 @@ def _written(job: _Shard, writer: Writer, outcomes: Iterator[Outcome]) -> Summar
     """Write the stored TAR and the index; returns the figures of the members."""
     statuses: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    source_bytes = stored_bytes = 0
+    source_bytes = stored_bytes = behind = 0
     stored_rows = bytearray(len(job.selection.ids))
     place = {"split": job.split, "shard": job.key}
     with (
@@ -358,12 +363,14 @@ def _written(job: _Shard, writer: Writer, outcomes: Iterator[Outcome]) -> Summar
                 failures[row["reason"].split(":")[0]] += 1
             source_bytes += row["source_size"]
             stored_bytes += row.get("stored_size", 0)
+            behind += row["kind"].endswith(BEHIND_END_MARK)
     return {
         "seen": index.rows,
         **{status: statuses[status] for status in ("stored", "skipped", "failed")},
         "source_bytes": source_bytes,
         "stored_bytes": stored_bytes,
         **{f"failed: {reason}": count for reason, count in sorted(failures.items())},
+        **({BEHIND_FIGURE: behind} if behind else {}),
     }
 
 
@@ -389,6 +396,8 @@ def _row(judged: Judged, pixels: StoredImage | Refused | None, tar: StoredTar, s
         "source_size": member.size,
         "source_xxh3": judged.xxh3,
     }
+    if judged.reason == BEHIND and judged.row is not None and stored[judged.row]:
+        return row | {"status": "skipped", "reason": REPEATED}
     if pixels is None or judged.row is None:
         return row
     if isinstance(pixels, Refused):

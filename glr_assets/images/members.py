@@ -17,7 +17,9 @@ _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 #: What nearly all names are: folders of one character and an id. Those need none of the questions below.
 _PLAIN = re.compile(r"(?:(?:train|index|test)/)?(?:[0-9A-Za-z_-]/)*([0-9A-Za-z_-]{1,64})\.(?:jpg|jpeg|JPG|JPEG)")
 #: Failures that the same bytes, name and limits give again, by the first words of their reason.
-_FINAL = ("hostile name", "not a file", "no image id in the name", "too large", "empty")
+_FINAL = ("hostile name", "not a file", "no image id in the name", "too large", "empty", "behind the end mark")
+#: The figure of a shard's receipt that counts what stands behind an end mark: members, or other bytes as one.
+BEHIND_FIGURE = "behind_end_mark"
 
 
 def image_id(name: str) -> str | None:

@@ -12,7 +12,7 @@ from glr_assets.tables import read_parts
 
 TRAINS = "trains"
 WITHOUT_PICTURE = "without a picture"
-_COLUMNS = ("split", "landmark_id", "status", "planned", "decision", "decision_reason", "in_train")
+_COLUMNS = ("split", "landmark_id", "status", "reason", "planned", "decision", "decision_reason", "in_train")
 _DUPLICATES = ("near-duplicate", "the same file", "like a test image")
 
 
@@ -39,7 +39,7 @@ def _fate(row: Mapping[str, Any]) -> str:
     if row["status"] == "failed":
         return "failed at ingest"
     if row["status"] == "missing":
-        return "in no ingested shard"
+        return str(row["reason"])
     if row["planned"] is None:
         return "set aside for filling classes"
     if (row["decision_reason"] or "").startswith(_DUPLICATES):

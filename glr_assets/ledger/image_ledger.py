@@ -30,7 +30,7 @@ from glr_assets.metadata.schemas import (
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.ranges import ordered
-from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipts
+from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipt, need_receipts
 from glr_assets.source.base import Split
 from glr_assets.store import Store
 from glr_assets.tables import (
@@ -45,7 +45,7 @@ from glr_assets.tables import (
 )
 from glr_assets.verification.schemas import CLEANED_MANIFEST
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 INPUTS = (
     "train_metadata",
     "train_attribution",
@@ -66,6 +66,7 @@ OPTIONAL: Mapping[str, Table] = {
 #: Ids that are in memory together with their decisions, some 300 bytes each.
 PIECE = ROWS_A_GROUP
 VERSION_DIGITS = 12
+ABSENT_REASON = "in no shard of the source"
 REASONS = "reports/image_ledger.json"
 REASON_COLUMNS = ("asset", "decision", "reason", "images")
 STORED_REASON = "downsized and stored"
@@ -137,9 +138,11 @@ def _split_pieces(store: Store, split: Split, versions: Mapping[str | None, str 
     shards = sorted(pc.unique(found.data["shard"]).to_pylist())
     of_shard: dict[str | None, str | None] = {key: _version(store, f"{split}_images/{key}") for key in shards}
     ids = _either(listed.ids, found.ids)
+    all_ingested = need_receipt(store, "image_catalog").summary.get(f"{split}_shards_missing") == 0
+    missing_reason = ABSENT_REASON if all_ingested else MISSING_REASON
 
     def piece(start: int) -> pa.Table:
-        return _piece(ids[start : start + PIECE], split, listed, found, sides, versions, of_shard)
+        return _piece(ids[start : start + PIECE], split, listed, found, sides, versions, of_shard, missing_reason)
 
     # The next piece is joined while one is written.
     yield from ordered(piece, range(0, len(ids), PIECE), workers=1)
@@ -192,6 +195,7 @@ def _piece(
     sides: Mapping[str, _Side],
     versions: Mapping[str | None, str | None],
     of_shard: Mapping[str | None, str | None],
+    missing_reason: str,
 ) -> pa.Table:
     count = len(ids)
     fate = found.rows(ids)
@@ -202,7 +206,7 @@ def _piece(
 
     string = pa.string()
     shard, status, reason = (fate[name].cast(string) for name in ("shard", "status", "reason"))
-    status, reason = pc.fill_null(status, "missing"), pc.fill_null(reason, MISSING_REASON)
+    status, reason = pc.fill_null(status, "missing"), pc.fill_null(reason, missing_reason)
     planned = column("planned", "planned", string)
     decided = {name: column("decided", name, string) for name in ("decision", "reason", "partner")}
     distance = column("decided", "distance", pa.int32())
@@ -347,7 +351,11 @@ def make_image_ledger(store: Store) -> Made:
                 reasons.update(decision_reasons(piece))
         told = [dict(zip(REASON_COLUMNS, (*key, count), strict=True)) for key, count in sorted(reasons.items())]
         writer.json(REASONS, told)
-        return {"rows": ledger.rows, **{name: counts[name] for name in BALANCE}}
+        catalog = need_receipt(store, "image_catalog").summary
+        absent = {
+            name: catalog[name] for name in (f"{split}_wanted_in_no_shard" for split in _LISTED) if name in catalog
+        }
+        return {"rows": ledger.rows, **{name: counts[name] for name in BALANCE}, **absent}
 
     there = [name for name in OPTIONAL if find_receipt(store, name) is not None]
     inputs = need_receipts(store, *INPUTS, *there)

@@ -25,7 +25,7 @@ IMAGE_LEDGER = Table(
         Column("split", pa.string(), "train, index or test"),
         Column("landmark_id", pa.int64(), "Train landmark; absent outside the train tables", nullable=True),
         Column("shard", pa.string(), "Shard it was found in; absent where no ingested shard has it", nullable=True),
-        Column("status", pa.string(), "stored, skipped or failed by ingest; missing = in no ingested shard"),
+        Column("status", pa.string(), "stored, skipped or failed by ingest; missing = no ingested shard has it"),
         Column("reason", pa.string(), "Why it is not stored; empty where it is"),
         Column("planned", pa.string(), "competition, extra or reserve; absent where not planned", nullable=True),
         Column("decision", pa.string(), "kept, dropped or failed by curation; absent where not asked", nullable=True),

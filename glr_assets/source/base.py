@@ -26,6 +26,10 @@ Split = Literal["train", "index", "test"]
 
 UNREADABLE: Final = "unreadable file"
 """The kind of a member that a source lists and whose bytes it cannot read now."""
+BEHIND_END_MARK: Final = " behind the end mark"
+"""The end of the kinds of members that stand behind the end mark of a TAR, where readers of TARs do not look."""
+BYTES_BEHIND_END_MARK: Final = f"bytes{BEHIND_END_MARK}"
+"""The kind of what stands there and is no TAR."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The members of a TAR as its bytes stream by: names, places and data, without a copy that is not needed.
 
 What belongs here: the format, as POSIX, GNU tar and Python's tarfile know it. Damage is an error and never an end: only
-a block of zeros ends an archive. Whatever the archive says, memory holds a block of the stream, one header of at
+a block of zeros ends an archive. What stands behind that is named: a second archive, where files were joined, or other
+bytes. Whatever the archive says, memory holds a block of the stream, one header of at
 most 1 MiB and one member of at most the size asked for.
 """
 
@@ -11,12 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from glr_assets.source.base import Member
+from glr_assets.source.base import BEHIND_END_MARK, BYTES_BEHIND_END_MARK, Member
 
 RECORD: Final = 512
 """TARs are made of records of this many bytes (POSIX calls them blocks)."""
 MAX_HEADER_BYTES: Final = 2**20
 """A long name or a pax header over this is an error: no file system has such names, and none can hold a size back."""
+
+BYTES_BEHIND_NAME: Final = "(bytes behind the end mark)"
 
 _END = bytes(RECORD)
 _KINDS: Final[dict[bytes, str]] = {
@@ -49,9 +52,10 @@ def walk(
 ) -> Iterator[Member]:
     """The members of a TAR in its order.
 
-    A member is given out when all of it has passed, so its place lies inside the file. Bytes after the end mark are
-    left in `blocks`. Names are decoded as UTF-8, other bytes as surrogates. A sparse file's size is what it takes in
-    the TAR.
+    A member is given out when all of it has passed, so its place lies inside the file. Members of archives behind the
+    end mark follow without their data, of kinds that end in `BEHIND_END_MARK`; other bytes there are one member
+    `BYTES_BEHIND_NAME` of kind `BYTES_BEHIND_END_MARK`, up to the end of the file. Names are
+    decoded as UTF-8, other bytes as surrogates. A sparse file's size is what it takes in the TAR.
 
     Args:
         blocks: the bytes of the TAR, in pieces of any sizes; data of a member inside one is a view of it.
@@ -78,6 +82,34 @@ def walk(
         if stream.skip(-size % RECORD) < -size % RECORD:
             raise DamagedTarError(f"the archive is cut after the data of {name!r}", stream.position)
         yield Member(name, kind, path, offset, size, data)
+    yield from _behind(stream, path)
+
+
+def _behind(stream: _Stream, path: str) -> Iterator[Member]:
+    """What stands behind the end mark: members by their headers, and from the first damage on the bytes that are left.
+
+    Zeros are padding.
+    """
+    while header := stream.take(RECORD):
+        if not bytes(header).strip(b"\0"):
+            continue
+        stream.put_back(header)
+        at = stream.position
+        whole = None
+        try:
+            entry = _entry(stream, {}, end_mark=False)
+            if entry is not None:
+                name, kind, size = entry
+                offset = stream.position
+                if stream.skip(size) == size and stream.skip(-size % RECORD) == -size % RECORD:
+                    whole = Member(name, f"{kind}{BEHIND_END_MARK}", path, offset, size, None)
+        except DamagedTarError:
+            pass
+        if whole is None:
+            stream.skip_all()
+            yield Member(BYTES_BEHIND_NAME, BYTES_BEHIND_END_MARK, path, at, stream.position - at, None)
+            return
+        yield whole
 
 
 class _Stream:
@@ -121,6 +153,21 @@ class _Stream:
                 return size - left
         self._at += left
         return size
+
+    def skip_all(self) -> None:
+        """Pass over all that is left."""
+        self._at = len(self._block)
+        while self._next():
+            self._at = len(self._block)
+
+    def put_back(self, taken: bytes | memoryview) -> None:
+        """Give back what was taken last."""
+        if len(taken) <= self._at:
+            self._at -= len(taken)
+            return
+        # It began in a block before this one, of which nothing is left.
+        self._passed = self.position - len(taken)
+        self._block, self._at = memoryview(b"".join([taken, self._block[self._at :]])), 0
 
     def _next(self) -> bool:
         for block in self._blocks:

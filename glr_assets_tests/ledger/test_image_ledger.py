@@ -19,7 +19,7 @@ from glr_assets.images.reader import ImageReader
 from glr_assets.ledger import image_ledger as ledger_module
 from glr_assets.ledger.account import account_lines, image_account
 from glr_assets.ledger.balance import unbalanced
-from glr_assets.ledger.image_ledger import ledger_pieces, make_image_ledger
+from glr_assets.ledger.image_ledger import ABSENT_REASON, ledger_pieces, make_image_ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.ledger.why import ImageStory, dropped, dropped_lines, told, why
 from glr_assets.manifests import kept_images
@@ -138,7 +138,8 @@ def test_ledger_adds_up(lineage: Lineage) -> None:
     # 11 of the competition and 3 planned. Kept: 3 of LARGE, 1 of SMALL and 2 planned, 1 lonely.
     # Dropped: 3 of LARGE. Failed: 2 of LARGE, 1 of SMALL and the corrupt extra.
     expected = {"requested": 14, "kept": 7, "dropped": 3, "failed": 4, "in_train": 7}
-    assert summary == {"rows": ledger.num_rows} | expected
+    absent = {"train_wanted_in_no_shard": 1, "index_wanted_in_no_shard": 0, "test_wanted_in_no_shard": 1}
+    assert summary == {"rows": ledger.num_rows} | expected | absent
     assert unbalanced([ledger]) == ""
     manifest = read_table(lineage.store, TRAIN_MANIFEST)
     assert strangers(manifest, read_table(lineage.store, COMPETITION_TRAIN)) == ""
@@ -255,7 +256,7 @@ def test_why_of_a_dropped_image_names_the_kept_one_that_is_most_like_it(lineage:
         ("stranger", [("train_images/001", "skipped")], "unknown id: not in the split's table"),
         ("index", [("index_images/000", "stored")], "downsized and stored"),
         ("test", [("test_images/000", "stored")], "downsized and stored"),
-        ("missing test", [("test_images", "missing")], MISSING_REASON),
+        ("missing test", [("test_images", "missing")], ABSENT_REASON),
     ],
 )
 def test_why_tells_each_fate(lineage: Lineage, which: str, expected: list[tuple[str, str]], reason: str) -> None:
