@@ -11,7 +11,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,8 @@ from glr_assets.codecs.exif import read_orientation
 
 #: From so many pixels on, images are worked on one at a time: of a recipe's largest two would not fit in memory.
 LARGE_PIXELS: Final = 2**24
+#: Pixels of the others that are worked on at a time, however many threads there are.
+PIXELS_AT_ONCE: Final = 2**26
 #: Multi-picture JPEGs (MPO) come with JPEG: Pillow has no opener of that name.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA", "PSD", "HEIF")
 #: What Pillow's decoders raise on damaged files, beside OSError and its own error for bombs.
@@ -111,14 +113,39 @@ class Picture:
         return self.to_srgb(whole)
 
 
+class _Room:
+    """Room for images that are decoded at a time, of `PIXELS_AT_ONCE` together; first come, first in."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+        self._pixels = 0
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait for room, and hold it."""
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= PIXELS_AT_ONCE)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_ordinary = _Room()
+
+
 def share_large(lock: AbstractContextManager[object]) -> None:
     """Let `alone_if_large` hold this lock, as processes want that share one."""
     _Large.lock = lock
 
 
 def alone_if_large(pixels: int) -> AbstractContextManager[object]:
-    """Held while an image of so many pixels is decoded: of large ones one at a time."""
-    return _Large.lock if pixels > LARGE_PIXELS else nullcontext()
+    """Held while an image of so many pixels is decoded: of large ones one at a time, of others what fits together."""
+    return _Large.lock if pixels > LARGE_PIXELS else _ordinary.taken(pixels)
 
 
 def decode(data: bytes | memoryview, max_pixels: int, cost: Cost | None = None) -> Picture:
@@ -160,11 +187,17 @@ def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
             return replace(decode(inner, max_pixels), format=name)
     try:
         return _opened(data, name, max_pixels)
-    except DECODER_ERRORS:
+    except DECODER_ERRORS as error:
+        # Traces, its own and its cause's, would keep what was decoded so far while the picture is decoded again.
+        error.__cause__ = error.__context__ = None
+        failed = error.with_traceback(None)
+    try:
         found = _otherwise(data, name, max_pixels)
         if found is None:
-            raise
+            raise failed
         return found
+    finally:
+        del failed
 
 
 def _otherwise(data: bytes, name: str, max_pixels: int) -> Picture | None:
@@ -225,15 +258,14 @@ def _jpeg(data: bytes) -> Picture:
         raise OSError(f"a JPEG of {header.precision} bits a sample, of which no decoder is here; convert it to 8 bits")
     if not jpeg_header.starts_well(data):
         raise OSError("a JPEG whose first segment is damaged")
-    bare, mended = jpeg_header.without_metadata(data), False
     try:
-        image = _loaded_jpeg(bare)
-    except UnidentifiedImageError:
-        raise
+        image, mended = _loaded_jpeg(jpeg_header.without_metadata(data)), False
     except OSError as error:
-        if "truncated" not in str(error):
+        mended = "truncated" in str(error) and not isinstance(error, UnidentifiedImageError)
+        if not mended:
             raise
-        image, mended = _loaded_jpeg(mending.mended_jpeg(data)), True
+    if mended:  # not while the error is handled, whose trace keeps what was decoded so far
+        image = _loaded_jpeg(mending.mended_jpeg(data))
     turn = read_orientation(*jpeg_header.read_app1(data)) if header.has_app1 else 1
     profile, note = _profile(image, jpeg_header.read_profile(data) if header.has_profile else b"")
     if header.has_profile and profile is None:
@@ -307,7 +339,10 @@ def _grey_scale(picture: Picture) -> _Scale | None:
     """The scale of integers by their bits, of floats 0 to 1, or, beyond that, from their least to their largest."""
     image = picture.image
     if image.mode == "F":
-        return _Scale(*deep.float_scale(np.asarray(image, np.float32)))
+        width, height = image.size
+        tops = range(0, height, _STRIP)
+        strips = (image.crop((0, top, width, min(top + _STRIP, height))) for top in tops)
+        return _Scale(*deep.float_scale(np.asarray(strip, np.float32) for strip in strips))
     if image.mode.startswith("I;16"):
         return _Scale(0, 255 / 65535)
     if image.mode == "I":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from glr_assets.codecs.tiff_header import first_directory
 _ORIENTATION, _PROFILE = 274, 34675
 #: The compression of bitmaps whose samples are where masks say (BITMAPINFOHEADER, BI_BITFIELDS).
 _BITFIELDS = 3
+#: Rows that are scaled at a time, in floats of 64 bits.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,12 @@ def tiff(data: bytes) -> Deep | None:
     if found is None or (found.ndim == 3 and found.shape[2] not in {3, 4}):
         return None
     values = np.asarray(found)
-    scale = float_scale(values) if values.dtype.kind == "f" else integer_scale(values.dtype)
-    shown = to_bytes(values, *scale)
+    parts = [values[top : top + _ROWS] for top in range(0, len(values), _ROWS)]
+    scale = float_scale(parts) if values.dtype.kind == "f" else integer_scale(values.dtype)
+    shown: npt.NDArray[np.uint8] = np.empty(values.shape, np.uint8)
+    for number, part in enumerate(parts):
+        shown[number * _ROWS : (number + 1) * _ROWS] = to_bytes(part, *scale)
+    del found, values, parts
     if shown.ndim == 3:
         shown = np.ascontiguousarray(shown[..., [2, 1, 0, 3][: shown.shape[2]]])
     turn = first.integer(_ORIENTATION, 1)
@@ -78,10 +85,15 @@ def integer_scale(dtype: np.dtype) -> tuple[float, float]:
     return 0.0, 255 / (2 ** (8 * dtype.itemsize) - 1)
 
 
-def float_scale(values: npt.NDArray) -> tuple[float, float]:
-    """The scale of floats: 0 is black and 1 is white, or, where some are beyond, the least and the largest are."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+def float_scale(parts: Iterable[npt.NDArray]) -> tuple[float, float]:
+    """The scale of floats: 0 is black and 1 is white, or, where some are beyond, the least and the largest are.
+
+    Args:
+        parts: the picture's values, some rows after others, so that no copy of all is made.
+    """
+    finite = (part[np.isfinite(part)] for part in parts)
+    ends = [(float(part.min()), float(part.max())) for part in finite if part.size]
+    low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 1.0)
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     return low, 255 / (high - low) if high > low else 0.0

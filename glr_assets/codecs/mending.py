@@ -10,6 +10,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -132,29 +133,30 @@ def mended_png(data: bytes) -> bytes:
         elif kind in _SHOWN - {b"iCCP"} and not coded and at + 12 + length <= len(data):
             kept.append(data[at : at + 12 + length])
         at += 12 + length
-    unpacked = _unpacked(coded, line * height)
-    missing = 1 - len(unpacked) // line / height
+    whole = sum(map(len, _unpacked(coded, line * height))) // line
+    missing = 1 - whole / height
     if missing > max(MAX_MISSING, 1 / height):
         raise CutError(f"cut: the last {missing:.0%} of its rows are missing")
-    whole = unpacked[: len(unpacked) // line * line].ljust(line * height, b"\0")
-    return b"".join([*kept, _chunk(b"IDAT", zlib.compress(whole, 1)), _chunk(b"IEND", b"")])
+    packer = zlib.compressobj(1)
+    packed = [packer.compress(piece) for piece in _unpacked(coded, whole * line)]
+    packed += [packer.compress(bytes(line)) for _ in range(height - whole)]
+    return b"".join([*kept, _chunk(b"IDAT", b"".join([*packed, packer.flush()])), _chunk(b"IEND", b"")])
 
 
-def _unpacked(coded: list[bytes], most: int) -> bytes:
-    """What can be unpacked of the data, at most so many bytes."""
+def _unpacked(coded: list[bytes], most: int) -> Iterator[bytes]:
+    """What can be unpacked of the data, at most so many bytes, piece by piece."""
     unpacker = zlib.decompressobj()
-    pieces: list[bytes] = []
     left = most
     try:
         for piece in coded:
             for start in range(0, len(piece), 2**16):
-                pieces.append(unpacker.decompress(piece[start : start + 2**16], left))
-                left -= len(pieces[-1])
-                if left <= 0:
-                    return b"".join(pieces)
+                if left <= 0:  # which would be no limit to zlib
+                    return
+                found = unpacker.decompress(piece[start : start + 2**16], left)
+                left -= len(found)
+                yield found
     except zlib.error:
-        pass
-    return b"".join(pieces)
+        return
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -20,7 +20,7 @@ class Images(Section):
     )
     require_md5: bool = Field(True, description="refuse a shard whose MD5 is not published")
     max_pixels: int = Field(
-        64_000_000, ge=1, le=178_956_970, description="larger images are refused, so that one fits in 600 MB"
+        64_000_000, ge=1, le=178_956_970, description="larger images are refused: decoding takes up to 22 bytes a pixel"
     )
     max_side: int = Field(
         4096, ge=64, le=65_500, description="longer side as stored, at most; a longer picture is shrunk further"

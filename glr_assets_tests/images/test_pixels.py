@@ -673,6 +673,8 @@ def test_large_images_are_worked_on_one_at_a_time(kind: str, monkeypatch: pytest
     small = picture(14, (1000, 1000))  # baseline: 125 x 125 come out of the inverse DCT
     monkeypatch.setattr(codec, "LARGE_PIXELS", 125 * 125)
     assert at_once(small, SMALL, stored(small, SMALL), 30, monkeypatch) == 4
+    monkeypatch.setattr(codec, "PIXELS_AT_ONCE", 2 * 125 * 125)
+    assert at_once(small, SMALL, stored(small, SMALL), 0.3, monkeypatch) == 2
 
 
 def at_once(
