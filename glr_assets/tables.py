@@ -27,6 +27,8 @@ from glr_assets.store import READ_BLOCK, Store
 _SAMPLE = 10_000
 #: Rows of a row group at most: of a sorted table, a reader who looks for one key reads one group.
 ROWS_A_GROUP = 2**17
+#: Bytes of a column of strings that are joined.
+_MOST_STRINGS = 2**30
 #: Rows that are held as records before they are packed into columns.
 _RECORDS = 2048
 
@@ -465,5 +467,16 @@ def places(wanted: npt.NDArray[np.bytes_], keys: npt.NDArray[np.bytes_]) -> npt.
 
 
 def taken(data: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """These rows of `data`, with absent values where the row is -1."""
-    return data.take(pa.array(rows, mask=rows < 0))
+    """These rows of `data`, with absent values where the row is -1; its columns of strings may be of any size."""
+    at = pa.array(rows, mask=rows < 0)
+    return pa.table([_taken(column, at) for column in data.columns], schema=data.schema)
+
+
+def _taken(column: pa.ChunkedArray, at: pa.Array) -> pa.ChunkedArray:
+    """Arrow joins all chunks of a column to take rows of it, which beyond 2 GiB of strings have no 32-bit offsets."""
+    if not pa.types.is_string(column.type) or column.nbytes <= _MOST_STRINGS:
+        return column.take(at)
+    large = column.cast(pa.large_string())
+    step = max(1, len(at) * _MOST_STRINGS // column.nbytes)
+    parts = [large.take(at.slice(first, step)).cast(column.type) for first in range(0, len(at), step)]
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], column.type)

@@ -405,3 +405,25 @@ def test_values_that_repeat_are_written_once(store: Store) -> None:
     assert not encodings["id"]
     assert encodings["side"]
     assert encodings["words.list.element"]
+
+
+@pytest.mark.parametrize("most", [2**30, 1_000])
+def test_rows_are_taken_of_strings_of_any_size(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MOST_STRINGS", most)
+    data = pa.concat_tables([NAMES.rows([{"of": f"{n:0100d}", "name": str(n)}]) for n in range(40)])
+    rows = np.array([39, -1, 0, *range(40), -1])
+    found = taken(data, rows)
+    assert found.schema == data.schema
+    whole = data.to_pylist()
+    assert found.to_pylist() == [{"of": None, "name": None} if row < 0 else whole[row] for row in rows.tolist()]
+    assert taken(data, np.zeros(0, int)).num_rows == 0
+
+
+@pytest.mark.slow
+def test_rows_are_taken_of_more_strings_than_32_bits_count() -> None:
+    part = pa.array(["x" * 2**20] * 1_100)
+    data = pa.table({"text": pa.chunked_array([part, part]), "number": pa.array(range(2_200))})
+    assert data.nbytes > 2**31
+    found = taken(data, np.array([5, 2_100, -1]))
+    assert found["number"].to_pylist() == [5, 2_100, None]
+    assert pc.utf8_length(found["text"]).to_pylist() == [2**20, 2**20, None]
