@@ -291,6 +291,12 @@ def _print_state(name: str, state: SplitState) -> None:
         out.print(f"  shard {shard}: {reason}", markup=False)
     for shard, count in sorted(of.behind_end_mark.items()):
         out.print(f"  shard {shard}: {count} members or other bytes behind its end mark, not stored", markup=False)
+    if state.outdated:
+        out.print(
+            f"  ingested by another version of the code, due again: {', '.join(state.outdated)}; what has not changed "
+            "is carried over",
+            markup=False,
+        )
     if state.with_failed_images:
         out.print(f"  failed images in {', '.join(state.with_failed_images)}", markup=False)
 

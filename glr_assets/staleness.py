@@ -1,14 +1,15 @@
 """What in a store is no longer made from what the store holds: told from receipts alone, whoever wrote them.
 
-A receipt names the digests of its inputs, so it is outdated where one of these has another digest today, or where a
-partition has appeared or gone since. What another recipe or other code would change is not seen: a run of an asset
-sees it, and to ask for one is a person's decision.
+A receipt names the digests of its inputs and the version of its code, so it is outdated where one of these has another
+digest today, where a partition has appeared or gone since, or where the code has another version. What another recipe
+would change is not seen: a run of an asset sees it, and to ask for one is a person's decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Receipt, digest_of, find_receipt
@@ -26,10 +27,12 @@ class Stored:
     Attributes:
         partitions: by asset its partition keys; None of an asset that has no partitions.
         receipts: by name, `asset` or `asset/partition`; only of these partitions.
+        code_versions: by asset, what its code is of today; one that is not named is not compared.
     """
 
     partitions: Mapping[str, Collection[str] | None]
     receipts: Mapping[str, Receipt]
+    code_versions: Mapping[str, str] = field(default_factory=dict)
 
     def names(self, asset: str) -> list[str]:
         """The names of the receipts that an asset is to have."""
@@ -47,7 +50,10 @@ class Stored:
         return digest_of({name: self.receipts[name].digest for name in names if name in self.receipts})
 
     def _changed(self, name: str) -> str:
-        """The first input that is not as the receipt has it, in words."""
+        """The code or the first input that is not as the receipt has it, in words."""
+        asset = name.partition("/")[0]
+        if self.receipts[name].code_version != self.code_versions.get(asset, self.receipts[name].code_version):
+            return f"the code of {asset} has changed"
         inputs = self.receipts[name].inputs
         whole: set[str] = set()
         for source, digest in inputs.items():
@@ -70,12 +76,17 @@ class Stored:
         return ""
 
 
-def read_stored(store: Store, partitions: Mapping[str, Collection[str] | None]) -> Stored:
+def read_stored(
+    store: Store,
+    partitions: Mapping[str, Collection[str] | None],
+    code_versions: Mapping[str, str] = MappingProxyType({}),
+) -> Stored:
     """The receipts that there are of assets, whatever has become of their files.
 
     Args:
         store: where they lie.
         partitions: by asset its partition keys; None of an asset that has no partitions.
+        code_versions: by asset, what its code is of today.
 
     Raises:
         StoreError: the store cannot be read.
@@ -83,4 +94,4 @@ def read_stored(store: Store, partitions: Mapping[str, Collection[str] | None]) 
     wanted = Stored(partitions, {})
     names = [name for asset in partitions for name in wanted.names(asset)]
     found = zip(names, ordered(lambda name: find_receipt(store, name), names, workers=REQUESTS), strict=True)
-    return Stored(partitions, {name: receipt for name, receipt in found if receipt is not None})
+    return Stored(partitions, {name: receipt for name, receipt in found if receipt is not None}, code_versions)

@@ -8,7 +8,7 @@ from glr_assets.defs.conventions import table_asset
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
-from glr_assets.images import catalog, ingest
+from glr_assets.images import catalog, ingest, versions
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.images.selection import selection_for
 from glr_assets.recipes import Execution, Images
@@ -22,7 +22,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         IMAGE_INDEX,
         name=f"{split}_images",
         group="images",
-        code_version=ingest.CODE_VERSION,
+        code_version=versions.CODE_VERSION,
         kinds={"tar", "jpeg"},
         deps=deps,
         description=description,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from glr_assets.errors import DamagedSourceError
+from glr_assets.images import versions
 from glr_assets.images.catalog import REQUESTS, receipt_name
 from glr_assets.images.shard_runs import find_run
 from glr_assets.ranges import ordered
@@ -23,8 +24,9 @@ def due_shards(
 ) -> dict[str, Due]:
     """What is to be done with each of these shards.
 
-    `done`: its receipt is of this content and these tables. `failed`: these bytes were tried and failed, so that a
-    retry is to decide. `unverifiable`: no MD5 is published where one is required, as while it is being uploaded.
+    `done`: its receipt is of this content, these tables and this version of the code. `failed`: these bytes were tried
+    and failed, so that a retry is to decide. `unverifiable`: no MD5 is published where one is required, as while it is
+    being uploaded.
     `wanted`: all others.
 
     Args:
@@ -45,7 +47,8 @@ def due_shards(
         except DamagedSourceError:
             return "unverifiable"
         receipt = find_receipt(store, receipt_name(split, shard))
-        if receipt is not None and receipt.inputs == {f"source:{split}/{shard}": digest, **tables}:
+        inputs = {f"source:{split}/{shard}": digest, **tables}
+        if receipt is not None and receipt.inputs == inputs and receipt.code_version == versions.CODE_VERSION:
             return "done"
         run = find_run(store, split, shard)
         return "failed" if run is not None and run.outcome == "failed" and run.source == digest else "wanted"

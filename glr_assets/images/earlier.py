@@ -1,7 +1,7 @@
 """What an earlier run left of a shard: the index of all its members and the images it stored.
 
-It is relied on where it is of the same source bytes and the same way of making pixels; another plan or other limits
-then need only what the earlier run did not store.
+It is relied on where it is of the same source bytes; another plan, other limits or another version of the code then
+need only what the earlier run did not store, or stored otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from glr_assets.images.members import is_final
 from glr_assets.images.pixels import Refused, StoredImage, stored_size
 from glr_assets.images.reader import ImageReader
 from glr_assets.images.schemas import IMAGE_INDEX
+from glr_assets.images.versions import Versions
 from glr_assets.ranges import Place
 from glr_assets.receipts import need_receipt
 from glr_assets.recipes import Images
@@ -29,6 +30,16 @@ from glr_assets.tables import read_parts
 _ROWS = 2048
 #: Values of `[images]` by which an image is refused, or stored smaller, and by which most images stay as they are.
 LIMITS = ("max_pixels", "require_md5", "max_side", "max_stored_pixels")
+
+
+#: Columns of the index that are relied on. What else rows say is said anew, so an index that lacks it serves too.
+CARRIED = (
+    *("id", "status", "reason", "member", "kind"),
+    *("source_path", "source_offset", "source_size", "source_xxh3"),
+    *("source_format", "source_width", "source_height"),
+    *("stored_offset", "stored_size", "stored_xxh3"),
+    *("pixel_path", "width", "height", "sharpness", "dhash", "dhash_path"),
+)
 
 
 class OutdatedError(Exception):
@@ -77,11 +88,23 @@ class EarlierRow:
 class Earlier:
     """An earlier run's index and stored images, and how far they hold for a new run."""
 
-    def __init__(self, store: Store, split: Split, shard: str, *, recipe: Images, same_limits: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        split: Split,
+        shard: str,
+        *,
+        recipe: Images,
+        same_limits: bool,
+        versions: Versions,
+        same_ways: bool,
+    ) -> None:
         self._store, self._split, self._shard = store, split, shard
         self._reader = ImageReader.of_shard(store, split, shard)
         self._recipe = recipe
-        self._same_limits = same_limits
+        self._versions = versions
+        #: Whether an image that could not be stored would end as it did.
+        self._ends_alike = same_limits and same_ways
 
     def rows(self) -> Iterator[EarlierRow]:
         """The rows of the index in their order, read as they are taken.
@@ -90,8 +113,8 @@ class Earlier:
             OutdatedError: the index cannot be read.
         """
         try:
-            split, shard, names = self._split, self._shard, IMAGE_INDEX.schema.names
-            for part in read_parts(self._store, IMAGE_INDEX, names, most_rows=_ROWS, split=split, shard=shard):
+            split, shard = self._split, self._shard
+            for part in read_parts(self._store, IMAGE_INDEX, CARRIED, most_rows=_ROWS, split=split, shard=shard):
                 yield from map(EarlierRow, part.to_pylist())
         except (MissingInputError, TableError) as error:
             raise OutdatedError(str(error)) from error
@@ -101,12 +124,14 @@ class Earlier:
         if row.is_stored:
             source = row.values["source_width"], row.values["source_height"]
             stored = row.values["width"], row.values["height"]
+            if not self._versions.makes(row.values["pixel_path"], row.values["dhash_path"]):
+                return False
             return bool(math.prod(source) <= self._recipe.max_pixels and stored_size(source, self._recipe) == stored)
         if row.is_repeated:
-            return self._same_limits
+            return self._ends_alike
         again = retry_failed and not is_final(row.refused.reason)
         tried = row.values["status"] == "failed" and row.xxh3 is not None
-        return tried and self._same_limits and not again
+        return tried and self._ends_alike and not again
 
     def images(self, rows: Iterable[EarlierRow]) -> Iterator[StoredImage]:
         """The stored images of these rows, in their order.
@@ -145,7 +170,7 @@ class Earlier:
 def find_earlier(
     store: Store, split: Split, shard: str, source_digest: str, parameters: Mapping[str, Any], code_version: str
 ) -> Earlier | None:
-    """What is left of an earlier run over the same bytes that made pixels the same way; None where there is none."""
+    """What is left of an earlier run over the same bytes that listed members the same way; None where there is none."""
     name = f"{split}_images/{shard}"
     try:
         receipt = need_receipt(store, name)
@@ -153,12 +178,16 @@ def find_earlier(
         return None
     earlier, wanted = dict(receipt.parameters), dict(parameters)
     same_limits = [earlier.pop(limit, None) for limit in LIMITS] == [wanted.pop(limit, None) for limit in LIMITS]
-    if receipt.inputs.get(f"source:{split}/{shard}") != source_digest or receipt.code_version != code_version:
+    before, versions = Versions.of(receipt.code_version), Versions.of(code_version)
+    if before is None or versions is None or before.members != versions.members:
         return None
-    if earlier != wanted:
+    if receipt.inputs.get(f"source:{split}/{shard}") != source_digest or earlier != wanted:
         return None
     try:
         recipe = Images.model_validate({key: value for key, value in parameters.items() if key in Images.model_fields})
-        return Earlier(store, split, shard, recipe=recipe, same_limits=same_limits)
+        same_ways = before.ways == versions.ways
+        return Earlier(
+            store, split, shard, recipe=recipe, same_limits=same_limits, versions=versions, same_ways=same_ways
+        )
     except (MissingInputError, TableError):
         return None

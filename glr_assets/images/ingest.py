@@ -17,9 +17,10 @@ from typing import Any, Literal
 import xxhash
 
 from glr_assets.errors import DamagedSourceError, SourceError, StoreError, describe, trace
+from glr_assets.images import versions
 from glr_assets.images.earlier import Earlier, EarlierRow, OutdatedError, find_earlier
 from glr_assets.images.members import BEHIND_FIGURE, hostile_reason, image_id, image_stem, may_succeed, stranger_reason
-from glr_assets.images.pixels import PIXELS_VERSION, Refused, StoredImage, downsize
+from glr_assets.images.pixels import Refused, StoredImage, downsize
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
 from glr_assets.images.selection import Selection
 from glr_assets.images.shard_runs import ShardRun, find_run, write_run
@@ -33,7 +34,6 @@ from glr_assets.source.file_names import junk_reason
 from glr_assets.store import Store
 from glr_assets.tables import RowWriter
 
-CODE_VERSION = f"3:{PIXELS_VERSION}"
 ATTEMPTS = 3
 RETRY_SECONDS = 1.0
 #: Images that decoding may be ahead of writing, for each worker: enough that none waits for a slow one before it.
@@ -125,7 +125,7 @@ def ingest_shard(
 
         def build(writer: Writer) -> Summary:
             _tell(job, "begun", digest)
-            left = find_earlier(store, split, shard, digest, parameters, CODE_VERSION)
+            left = find_earlier(store, split, shard, digest, parameters, versions.CODE_VERSION)
             return _built(job, writer, left, retry_failed)
 
         made = make(
@@ -133,7 +133,7 @@ def ingest_shard(
             name,
             inputs={f"source:{split}/{shard}": digest} | selection.digests,
             parameters=parameters,
-            code_version=CODE_VERSION,
+            code_version=versions.CODE_VERSION,
             build=build,
             again=retry_failed and receipt is not None and may_succeed(receipt.summary) > 0,
         )

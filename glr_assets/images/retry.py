@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from glr_assets.errors import MissingInputError
+from glr_assets.images import versions
 from glr_assets.images.catalog import REQUESTS, Reconciled, receipt_name, reconcile
 from glr_assets.images.shard_runs import ShardRun, find_run
 from glr_assets.ranges import ordered
@@ -30,12 +31,14 @@ class SplitState:
             an earlier run left of one may still be there.
         untried: shards that were never begun.
         runs: the last run of each shard that failed, where it is told of.
+        outdated: shards that another version of the code ingested: a run makes again what it would make otherwise.
     """
 
     reconciled: Reconciled
     failed: Mapping[str, str]
     untried: tuple[str, ...]
     runs: Mapping[str, ShardRun] = field(default_factory=dict)
+    outdated: tuple[str, ...] = ()
 
     @property
     def with_failed_images(self) -> list[str]:
@@ -87,4 +90,11 @@ def split_state(source: Source, store: Store, split: Split) -> SplitState:
             failed[shard] = run.error or (UNFINISHED if run.outcome == "begun" else receipt)
         if run is not None and shard in failed:
             runs[shard] = run
-    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried), runs)
+    outdated = tuple(
+        shard
+        for shard in shards
+        if shard not in failed
+        and (of_shard := receipts.get(receipt_name(split, shard))) is not None
+        and of_shard.code_version != versions.CODE_VERSION
+    )
+    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried), runs, outdated)

@@ -14,7 +14,8 @@ import pytest
 
 from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
-from glr_assets.defs.build import TABLES
+from glr_assets.defs.automation.refresh import code_versions, stored_assets
+from glr_assets.defs.build import TABLES, build_definitions
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
@@ -71,6 +72,15 @@ def test_every_check_passes_on_a_whole_lineage(verified: Platform) -> None:
         made = table.path.startswith(("metadata/", "manifests/", "verification/"))
         if made and asset not in {"fill_potential", "training_groups", "group_calibration"}:
             assert evaluated(schema_check(asset, table), verified).passed, asset
+
+
+def test_receipts_have_the_code_versions_of_their_assets(verified: Platform) -> None:
+    repository = build_definitions(verified).get_repository_def()
+    versions = code_versions(repository)
+    stored = stored_assets(repository, verified.open_source(), verified.open_store(), verified.load_recipe())
+    assert len(stored.receipts) > 40
+    for name, receipt in stored.receipts.items():
+        assert receipt.code_version == versions[name.partition("/")[0]], name
 
 
 def test_a_cleaned_set_that_breaks_its_rules_fails(verified: Platform) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from glr_assets.defs.automation.requests import batches
 from glr_assets.errors import SourceError
+from glr_assets.images import versions
 from glr_assets.images.retry import split_state
 from glr_assets.images.shard_runs import find_run
 from glr_assets.receipts import find_receipt
@@ -97,6 +98,29 @@ def test_another_plan_asks_for_every_shard(desk: Desk, shards: MakeShards) -> No
     clean.write_text("\n".join(lines[:-1]) + "\n")
     assert desk.carry_out(desk.tick("ingest_new_shards")) == [True]
     assert ranges(desk.tick("ingest_new_shards")) == [("train_images", "000", "002")]
+
+
+def test_other_code_asks_for_every_shard_and_decodes_nothing_again(
+    desk: Desk, shards: MakeShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards(3)
+    desk.to_images()
+    assert all(desk.carry_out(desk.tick("ingest_new_shards")))
+    assert desk.tick("ingest_new_shards") == []
+    raised = versions.CODE_VERSION.replace(versions.INDEX, "index-99")
+    monkeypatch.setattr(versions, "CODE_VERSION", raised)
+    source, store = desk.platform.open_source(), desk.platform.open_store()
+    state = split_state(source, store, "train")
+    assert (state.outdated, state.failed, state.untried) == (("000", "001", "002"), {}, ())
+    asked = desk.tick("ingest_new_shards")
+    assert ranges(asked)[0] == ("train_images", "000", "002")
+    assert all(desk.carry_out(asked))
+    assert split_state(source, store, "train").outdated == ()
+    for key in ("000", "001", "002"):
+        run = find_run(store, "train", key)
+        assert run is not None
+        assert (run.decoded, run.carried, run.read_bytes) == (0, 2, 0)
+    assert desk.tick("ingest_new_shards") == []
 
 
 def test_a_shard_whose_md5_is_not_there_yet_waits_for_it(desk: Desk, shards: MakeShards) -> None:

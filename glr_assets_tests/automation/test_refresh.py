@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from glr_assets.defs.automation import refresh
 from glr_assets.defs.automation.purposes import CURATED
 from glr_assets.defs.automation.refresh import CURATE, INDEX_STAGES
 from glr_assets.defs.platform import Platform
@@ -87,6 +88,27 @@ def test_a_backfill_under_way_holds_the_manifests_up_and_a_failed_shard_does_not
     desk.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
     assert refreshed(desk) == [set(CURATED)]
     assert refreshed(desk) == []
+
+
+def test_other_code_makes_the_manifests_anew_once(
+    desk: Desk, shards: MakeShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards(2)
+    desk.to_images()
+    assert all(desk.carry_out(desk.tick("ingest_new_shards")))
+    assert refreshed(desk) == [set(CURATED)]
+    assert refreshed(desk) == []
+    of_today = refresh.code_versions(desk.definitions.get_repository_def())
+    receipts = {name: find_receipt(desk.platform.open_store(), name) for name in (*of_today, "train_images/000")}
+    made = {name.partition("/")[0]: found.code_version for name, found in receipts.items() if found is not None}
+    assert len(made) > len(CURATED)
+    assert made == {name: of_today[name] for name in made}
+    monkeypatch.setattr(refresh, "code_versions", lambda _: of_today | {"train_manifest": "another"})
+    (asked,) = desk.tick("refresh_manifests")
+    assert dg.AssetKey("train_manifest") in (asked.asset_selection or ())
+    # It is not made by that code here, and nobody asks for ever.
+    assert refreshed(desk) == []
+    assert "train_manifest: the code of train_manifest has changed" in desk.skipped
 
 
 def test_what_failed_is_not_asked_for_again_until_something_is_new(desk: Desk, shards: MakeShards) -> None:
@@ -220,3 +242,6 @@ def test_receipts_tell_what_is_outdated_and_why(store: Store) -> None:
         write(f"parts/{key}", key)
     write("whole", "again", **need_receipts(store, "parts/0", "parts/1"))
     assert outdated() == {"whole": "parts/2 is new, and 1 more", "last": "whole has changed"}
+    stored = read_stored(store, partitions, {"parts": "2", "each": "1", "whole": "1"})
+    assert stored.outdated("parts") == {f"parts/{key}": "the code of parts has changed" for key in "0123"}
+    assert stored.outdated("each") == {}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glr_assets.errors import SourceError
+from glr_assets.images import earlier, pixels, versions
 from glr_assets.images import ingest as ingest_module
 from glr_assets.images.ingest import ingest_shard
+from glr_assets.images.schemas import IMAGE_INDEX
 from glr_assets.images.selection import Selection, selection_for
 from glr_assets.images.shard_runs import find_run
 from glr_assets.ranges import Place
@@ -20,6 +25,7 @@ from glr_assets.receipts import Made, find_receipt
 from glr_assets.recipes import Recipe
 from glr_assets.source import BucketSource, Member
 from glr_assets.store import Store
+from glr_assets.tables import Column, read_table
 from glr_assets_tests.images.handmade import (
     TINY,
     Bucket,
@@ -187,7 +193,7 @@ def test_limits_of_what_is_stored_read_only_the_images_that_they_change(
     assert left(store) == fresh(folder, tmp_path / "fresh", IDS, shorter)
 
 
-@pytest.mark.parametrize("change", ["quality", "side", "bytes", "source", "code"])
+@pytest.mark.parametrize("change", ["quality", "side", "bytes", "source", "code", "members"])
 def test_other_pixels_or_other_bytes_need_a_whole_pass(
     change: str, folder: Path, store: Store, tables: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,10 +208,89 @@ def test_other_pixels_or_other_bytes_need_a_whole_pass(
         recipe = RECIPE.overridden({"images": {"max_member_bytes": 40_000}})
     elif change == "source":
         write_shard(folder, "train", "000", tar_of([*ENTRIES, photo(identifier(50), picture(1))]))
+    elif change == "members":
+        raise_version(monkeypatch, versions.MEMBERS, "members-99")
     else:
-        monkeypatch.setattr(ingest_module, "CODE_VERSION", "other")
+        monkeypatch.setattr(versions, "CODE_VERSION", "other")
     ingest(source, store, IDS, recipe)
     assert (source.passes, source.places) == (2, [])
+
+
+def raise_version(monkeypatch: pytest.MonkeyPatch, part: str, raised: str) -> None:
+    """Let the code be of another version of one part."""
+    assert versions.CODE_VERSION.count(part) == 1
+    monkeypatch.setattr(versions, "CODE_VERSION", versions.CODE_VERSION.replace(part, raised))
+
+
+def test_another_version_of_the_index_decodes_nothing_and_a_new_column_is_filled(
+    folder: Path, store: Store, tmp_path: Path, tables: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Counting(str(folder))
+    first = ingest(source, store, IDS)
+    raise_version(monkeypatch, versions.INDEX, "index-99")
+    column = Column("source_megapixels", pa.float64(), "Of the source image", nullable=True)
+    table = dataclasses.replace(IMAGE_INDEX, columns=(*IMAGE_INDEX.columns, column))
+    usual = ingest_module._row
+
+    def with_column(*arguments: Any) -> dict[str, Any]:
+        row = usual(*arguments)
+        size = row.get("source_width"), row.get("source_height")
+        return row | {"source_megapixels": size[0] * size[1] / 1e6 if size[0] and size[1] else None}
+
+    monkeypatch.setattr(ingest_module, "_row", with_column)
+    for module in (ingest_module, earlier):
+        monkeypatch.setattr(module, "IMAGE_INDEX", table)
+    made = ingest(source, store, IDS)
+    stored = first.receipt.summary["stored"]
+    assert not made.reused
+    assert (source.passes, source.places) == (1, [])
+    assert (made.run["decoded"], made.run["carried"], made.run["read_bytes"]) == (0, stored, 0)
+    rows = read_table(store, table, split="train", shard="000").to_pylist()
+    assert {row["source_megapixels"] for row in rows if row["status"] == "stored"} == {60 * 40 / 1e6}
+    assert left(store) == fresh(folder, tmp_path / "fresh", IDS)
+    assert ingest(source, store, IDS).reused
+
+
+def test_another_way_of_making_pixels_reads_the_images_that_were_made_so(
+    folder: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images are kept as they are, and one cannot be decoded."""
+    small = [picture(n, (40, 30)) for n in (8, 9)]
+    broken = photo(CORRUPT, picture(4)[:300])
+    write_shard(folder, "train", "000", tar_of([*ENTRIES[:4], broken, *map(photo, IDS[8:10], small)]))
+    source = Counting(str(folder))
+    make_tables(source, store, RECIPE)
+    assert ingest(source, store, IDS).receipt.summary["stored"] == 6
+    raise_version(monkeypatch, pixels.PLANES, "planes-99")
+    monkeypatch.setattr(pixels, "PLANES", "planes-99")
+    made = ingest(source, store, IDS)
+    assert source.passes == 1
+    assert sorted(place.size for place in source.places) == sorted([300, *(len(picture(n)) for n in range(4))])
+    assert (made.run["decoded"], made.run["carried"]) == (5, 2)
+    ways = [row["pixel_path"] for row in read_table(store, IMAGE_INDEX, split="train", shard="000").to_pylist()]
+    assert ways == [*["planes-99"] * 4, None, *[pixels.KEPT] * 2]
+    assert left(store) == fresh(folder, tmp_path / "planes", IDS)
+    # Another hash is of the pixels before they are encoded, so all are decoded once more.
+    source.places.clear()
+    raise_version(monkeypatch, pixels.LUMA_HASH, "luma-99")
+    monkeypatch.setattr(pixels.StoredImage.__init__, "__defaults__", ("luma-99",))
+    made = ingest(source, store, IDS)
+    assert (source.passes, len(source.places), made.run["carried"]) == (1, 7, 0)
+    assert left(store) == fresh(folder, tmp_path / "hash", IDS)
+
+
+@pytest.mark.parametrize("text", ["2:planes-2,pillow-2", "", "a;b", "a;b;c;d"])
+def test_code_versions_of_another_form_are_not_relied_on(text: str) -> None:
+    assert versions.Versions.of(text) is None
+
+
+def test_the_parts_of_a_code_version_say_what_holds() -> None:
+    of = versions.Versions.of(versions.CODE_VERSION)
+    assert of is not None
+    assert (of.members, of.index) == (versions.MEMBERS, versions.INDEX)
+    assert of.makes(f"{pixels.PLANES}+{pixels.CONVERTED}", pixels.LUMA_HASH)
+    assert not of.makes(f"{pixels.PLANES}+srgb-0", pixels.LUMA_HASH)
+    assert not of.makes(pixels.KEPT, "luma-0")
 
 
 def test_failed_images_alone_are_tried_again(folder: Path, store: Store, tmp_path: Path, tables: None) -> None:

@@ -10,6 +10,7 @@ from glr_assets.defs.automation.requests import batches, range_run, repository_o
 from glr_assets.defs.automation.under_way import UnderWay, under_way
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDS, counted_parts
+from glr_assets.images import versions
 from glr_assets.images.due import due_shards
 from glr_assets.images.retry import split_state
 from glr_assets.images.selection import selection_tables
@@ -118,7 +119,8 @@ class _Look:
         if missing:
             return [], [f"{split} waits for {', '.join(missing)}, which failed or was never made"]
         tables = {name: receipt.digest for name, receipt in receipts.items() if receipt is not None}
-        marks = {key: digest_of([stamp, tables])[:_MARK] for key, stamp in self.source.shard_stamps(split).items()}
+        decided = [tables, versions.CODE_VERSION]
+        marks = {key: digest_of([stamp, decided])[:_MARK] for key, stamp in self.source.shard_stamps(split).items()}
         for gone in seen.keys() - marks.keys():
             del seen[gone]
         known, busy = set(self.registered), self.at.of(asset)
@@ -139,13 +141,13 @@ def _retry_schedule(split: Split) -> dg.ScheduleDefinition:
         cron_schedule="0 2 * * *",
         target=dg.AssetSelection.assets(f"{split}_images"),
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Every night: {split} shards never tried, and those that failed for a passing reason, again.",
+        description=f"Every night: {split} shards never tried, failed for a passing reason, or ingested by other code.",
     )
     def retry(context: dg.ScheduleEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
         source = platform.open_source()
         state = split_state(source, platform.open_store(), split)
         at = under_way(context.instance, context.repository_def)
-        wanted = {*state.untried, *state.passing} - at.of(f"{split}_images")
+        wanted = {*state.untried, *state.passing, *state.outdated} - at.of(f"{split}_images")
         registered = list(context.instance.get_dynamic_partitions(f"{split}_shards"))
         night = context.scheduled_execution_time.isoformat()
         asked_by = f"retry_{split}_shards"

@@ -109,7 +109,16 @@ def stored_assets(repository: dg.RepositoryDefinition, source: Source, store: St
         )
         for node in repository.asset_graph.asset_nodes
     }
-    return read_stored(store, partitions)
+    return read_stored(store, partitions, code_versions(repository))
+
+
+def code_versions(repository: dg.RepositoryDefinition) -> dict[str, str]:
+    """The code version of each asset that has one."""
+    return {
+        node.key.to_user_string(): node.code_version
+        for node in repository.asset_graph.asset_nodes
+        if node.code_version is not None
+    }
 
 
 class Look:
@@ -140,10 +149,11 @@ class Look:
 
     @cached_property
     def listings(self) -> str:
-        """SHA-256 over what listings tell of the source's shards and of all receipts."""
+        """SHA-256 over what listings tell of the source's shards and of all receipts, and the versions of the code."""
         folders = ["receipts", *(f"receipts/{name}" for name in self.store.folders("receipts"))]
         receipts = {folder: self.store.stamps(folder) for folder in folders}
-        return digest_of([receipts, {split: self.source.shard_stamps(split) for split in SPLITS}])
+        shards = {split: self.source.shard_stamps(split) for split in SPLITS}
+        return digest_of([receipts, shards, code_versions(self.repository)])
 
     def unfinished_shards(self) -> str:
         """Why the shards' images are not complete, in words.
@@ -166,12 +176,13 @@ class Look:
         return True
 
     def reads(self, stage: Stage) -> str:
-        """SHA-256 over what a stage reads: the receipts of all that its assets depend on, and its partitions."""
+        """SHA-256 over what a stage is made by: receipts of all its assets depend on, its partitions, its code."""
         parents = {
             parent.to_user_string() for name in stage.assets for parent in self.graph.get(dg.AssetKey(name)).parent_keys
         }
         names = [name for asset in stage.assets for name in self.stored.names(asset)]
-        return digest_of([self.stored.digest(sorted(parents - set(stage.assets))), names])
+        code = [self.stored.code_versions.get(asset) for asset in stage.assets]
+        return digest_of([self.stored.digest(sorted(parents - set(stage.assets))), names, code])
 
     def outdated(self, stage: Stage) -> dict[str, str]:
         """The receipts of a stage that are to be made anew, each with the reason."""
