@@ -1,8 +1,8 @@
 """Quality of the whole lineage on real photographs, step by step and beside its controls, over several seeds.
 
 Packs the photographs afresh with each seed (another split each time), runs `glr demo` on the bucket and prints
-one row a seed as Markdown tables: run it with `make bench`, or
-`python -m glr_assets_tests.benchmarks.quality --photos FOLDER --non-landmarks FOLDER --seeds 1 2 3`.
+one row a seed, their mean, least and greatest as Markdown tables, and the CPU, on which training depends: run it with
+`make bench`, or `python -m glr_assets_tests.benchmarks.quality --photos FOLDER --non-landmarks FOLDER --seeds 1 2 3`.
 
 `--nested` is for choosing values: what would be queries is left out, and the training photographs alone are split
 again, so that no value is chosen by the photographs it is judged by.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,13 @@ def one_seed(
     return row | {"training s": scores["seconds"]["embedder"], "demo s": seconds}
 
 
+def cpu() -> str:
+    """The CPU's model, as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
 def main() -> None:
     """Print the table; exit 1 where a control is not beaten."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -104,7 +112,10 @@ def main() -> None:
             )
             print(f"seed {seed}: {rows[str(seed)]}", file=sys.stderr, flush=True)
     columns = list(next(iter(rows.values())))
-    rows["mean"] = {column: statistics.fmean(row[column] for row in rows.values()) for column in columns}
+    seeds = list(rows.values())
+    for name, figure in (("mean", statistics.fmean), ("least", min), ("greatest", max)):
+        rows[name] = {column: figure([row[column] for row in seeds]) for column in columns}
+    print(f"{cpu()}, {os.cpu_count()} cores\n")
     print("| seed | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for seed, row in rows.items():
@@ -113,7 +124,6 @@ def main() -> None:
             + " | ".join(f"{row[c]:.0f}" if c.endswith(" s") else f"{row[c]:.3f}" for c in columns)
             + " |"
         )
-    seeds = [row for seed, row in rows.items() if seed != "mean"]
     beaten = all(row["GAP"] > row[f"GAP {control}"] for row in seeds for control in CONTROLS)
     print("\nevery control beaten with every seed" if beaten else "\na control was not beaten")
     sys.exit(not beaten)
