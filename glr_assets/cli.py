@@ -8,7 +8,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from glr_assets.images.retry import SplitState
+    from glr_assets.integrity import Progress as HashingProgress
     from glr_assets.receipts import Made
     from glr_assets.source.base import Split
 
@@ -38,6 +41,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 SourceOption = Annotated[str | None, typer.Option(help="Source bucket, in place of GLR_SOURCE.")]
 StoreOption = Annotated[str | None, typer.Option(help="Root of everything written, in place of GLR_STORE.")]
+#: Seconds between two lines on work that goes on, where no bar can be shown.
+_LINE_SECONDS = 10.0
 JsonFileOption = Annotated[
     Path | None,
     typer.Option("--json", parser=local_path, metavar="FILE", help="Also write the result to this file as JSON."),
@@ -71,6 +76,9 @@ def demo(
             help="Recipe name or path, in place of GLR_RECIPE. A demo without one is small: full wants a GPU."
         ),
     ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(help="Make this asset again though it is done; may be given several times.")
+    ] = None,
     json_file: JsonFileOption = None,
 ) -> None:
     """Materialise the whole lineage in this process, then say what was made, how good it is and where it lies."""
@@ -86,7 +94,7 @@ def demo(
     _warn(settings.conflicts())
     if json_file is not None:
         _writable(json_file)
-    report = run_demo(settings, err)
+    report = run_demo(settings, err, force or ())
     out.print(shown(report), end="")
     if json_file is not None:
         _write_json(json_file, report.model_dump_json(indent=2))
@@ -139,8 +147,10 @@ def sample(
     from glr_assets.store import Store
 
     target = Store(bucket)
-    summary = write_sample(target, seed=seed)
-    write_openimages_sample(Store(f"{target.url}/{BESIDE}"), seed=seed)
+    beside = Store(f"{target.url}/{BESIDE}")
+    with target.synced_at_end(), beside.synced_at_end():
+        summary = write_sample(target, seed=seed)
+        write_openimages_sample(beside, seed=seed)
     for name, value in asdict(summary).items():
         shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
         out.print(f"{name.replace('_', ' '):>15}  {shown}", markup=False)
@@ -299,6 +309,75 @@ def _print_state(name: str, state: SplitState) -> None:
         )
     if state.with_failed_images:
         out.print(f"  failed images in {', '.join(state.with_failed_images)}", markup=False)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Assets, or asset/partition; all of the store where none is given.")
+    ] = None,
+    store: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged or left over, so that it is made again.")
+    ] = False,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Hash every file that a receipt names, and say what is damaged, missing or left over; exit 0 if all is whole.
+
+    A store may be written meanwhile. A repair leaves what a running job holds; the next run makes again what is gone.
+    """
+    from glr_assets.integrity import verify as verify_store
+    from glr_assets.settings import Settings
+
+    if json_file is not None:
+        _writable(json_file)
+    opened = Settings.from_environment(store=store).open_store()
+    with _hashing_progress() as told:
+        report = verify_store(opened, names or (), repair=repair, told=told)
+    for problem in report.problems:
+        out.print(problem.told(), markup=False)
+    if report.unfinished:
+        out.print(f"not made: {', '.join(report.unfinished)}", markup=False)
+    rate = report.bytes / 1e6 / report.seconds if report.seconds else 0.0
+    seen = f"{report.files:,} files of {report.receipts:,} receipts, {report.bytes / 1e6:,.1f} MB"
+    state = "whole" if report.whole else f"{len(report.problems)} not whole"
+    out.print(f"{state}: {seen} in {report.seconds:.1f} s ({rate:,.0f} MB/s)", markup=False)
+    if json_file is not None:
+        _write_json(json_file, report.model_dump_json(indent=2))
+    if not report.whole:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _hashing_progress() -> Iterator[Callable[[HashingProgress], None]]:
+    """Shows how far hashing is: a bar with rate and time left on a terminal, elsewhere a line now and then."""
+    if not err.is_terminal:
+        last = time.monotonic()
+
+        def line(now: HashingProgress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _LINE_SECONDS:
+                last = time.monotonic()
+                of = f"{now.bytes / 1e6:,.0f} of {now.of_bytes / 1e6:,.0f} MB"
+                err.print(f"{now.files:,} of {now.of_files:,} files, {of}", markup=False)
+
+        yield line
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("hashing", total=None)
+        yield lambda now: bar.update(
+            task, completed=now.bytes, total=now.of_bytes, description=f"{now.files:,} of {now.of_files:,} files"
+        )
 
 
 @app.command()

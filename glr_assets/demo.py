@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
@@ -72,8 +73,13 @@ class DemoReport(BaseModel):
     recipe: str
 
 
-def run_demo(settings: Settings, console: Console) -> DemoReport:
+def run_demo(settings: Settings, console: Console, force: Collection[str] = ()) -> DemoReport:
     """Materialise the whole lineage with progress on `console`, and report.
+
+    Args:
+        settings: source, store and recipe.
+        console: told of the work.
+        force: assets that are made again though they are done.
 
     Raises:
         GlrError: a setting, the source or an asset stands in the way; the text says which and what to do.
@@ -108,7 +114,7 @@ def run_demo(settings: Settings, console: Console) -> DemoReport:
         if lost:
             runs = f"{len(lost)} unfinished run{'s' if len(lost) > 1 else ''}"
             console.print(f"marked as failed: {runs} of a killed process", markup=False)
-        seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends))
+        seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends), force=force)
     packed = read_summary(Store(source.url, settings.source_options)) if "://" not in source.url else None
     return _report(store, seconds, source.url, recipe.name, packed)
 

@@ -41,6 +41,22 @@ class StoreError(GlrError):
     """The store cannot be read or written."""
 
 
+class DamagedFileError(StoreError):
+    """Stored files are not as they were written.
+
+    Attributes:
+        paths: the files, relative to the store's root.
+    """
+
+    def __init__(self, text: str, *paths: str) -> None:
+        super().__init__(text)
+        self.paths = paths
+
+
+class DamagedTableError(TableError, DamagedFileError):
+    """A stored table is not as it was written."""
+
+
 class MirrorError(GlrError):
     """What a receipt names cannot be copied as it says."""
 
@@ -63,6 +79,13 @@ class ClassifierError(GlrError):
 
 class MetricError(GlrError):
     """A submission or solution breaks the rules of the official metrics."""
+
+
+def about(what: str, error: GlrError) -> GlrError:
+    """The same error with what it is about before its text."""
+    found = type(error)(f"{what}: {error}")
+    found.__dict__.update(error.__dict__)
+    return found
 
 
 def describe(error: BaseException) -> str:

@@ -53,6 +53,28 @@ def leased(store: Files, name: str) -> Iterator[None]:
     holder = uuid.uuid4().hex
     while not store.create(name, _sign(holder, 0)):
         _wait_for(store, name)
+    with _held(store, name, holder):
+        yield
+
+
+@contextmanager
+def leased_if_free(store: Files, name: str) -> Iterator[bool]:
+    """As `leased`, but nobody is waited for: whether the lease was free, and is held for the block.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    holder = uuid.uuid4().hex
+    if not store.create(name, _sign(holder, 0)):
+        yield False
+        return
+    with _held(store, name, holder):
+        yield True
+
+
+@contextmanager
+def _held(store: Files, name: str, holder: str) -> Iterator[None]:
+    """Give signs of life for a lease that was taken, and give it back at the end."""
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(store, name, holder, done), daemon=True)
     beating.start()

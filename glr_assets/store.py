@@ -6,6 +6,7 @@ What belongs here: paths, bytes and atomicity over fsspec. What the bytes mean b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -13,8 +14,8 @@ import os
 import posixpath
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -23,8 +24,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from glr_assets.causes import explanation, hides_cause, is_bare, is_beyond_end, one_line
-from glr_assets.errors import GlrError, StoreError
-from glr_assets.leases import leased
+from glr_assets.errors import DamagedFileError, GlrError, StoreError
+from glr_assets.leases import leased, leased_if_free
 from glr_assets.locations import location
 from glr_assets.redaction import has_credentials, register, safe_cause
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 READ_BLOCK = 8 * 2**20
+_PART, _LOCK = ".part", ".lock"
 
 _S3_CONFIG: dict[str, Any] = {
     "retries": {"mode": "standard", "total_max_attempts": 3},
@@ -59,6 +61,7 @@ class Store:
         fs, root = _file_system(self.url, self.options)
         self.fs: fsspec.AbstractFileSystem = fs
         self.root: str = root.rstrip("/")
+        self._synced_later: list[str] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -74,6 +77,22 @@ class Store:
     def is_http(self) -> bool:
         """Whether a web server has them, which lists files only as a page of links."""
         return not self.is_local and bool({"http", "https"} & {self.fs.protocol, *self.fs.protocol})
+
+    @property
+    def is_mappable(self) -> bool:
+        """Whether files can be mapped into memory, by `mappable`."""
+        return self.is_local
+
+    @contextmanager
+    def mappable(self, name: str) -> Iterator[str]:
+        """The path on this machine of a file to be mapped within the block; the mapping may be used after it.
+
+        Raises:
+            StoreError: the store is remote.
+        """
+        if not self.is_mappable:
+            raise StoreError(f"{self.full_url(name)}: a remote file cannot be mapped")
+        yield self.path(name)
 
     def path(self, name: str) -> str:
         """The file system's own path of `name`; names that would leave the root are refused."""
@@ -111,7 +130,7 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files straight under `folder`, sorted; empty where there is no such folder."""
-        return [name for name in self._listed(folder, "file") if not _is_part(name)]
+        return [name for name in self._listed(folder, "file") if not is_transient(name)]
 
     def stamps(self, folder: str) -> dict[str, str]:
         """The whole files straight under `folder`, each with its ETag, or its time, and size, by one listing."""
@@ -119,19 +138,42 @@ class Store:
         return {
             name: f"{entry.get('ETag') or entry.get('mtime') or ''}:{entry['size']}"
             for name, entry in sorted(found.items())
-            if not _is_part(name)
+            if not is_transient(name)
         }
+
+    def stamp(self, name: str) -> str:
+        """What tells the file `name` from another of that name, without reading it; empty where there is none."""
+        try:
+            info = self.info(name)
+        except FileNotFoundError:
+            return ""
+        return f"{info.get('ETag') or info.get('mtime') or ''}:{info.get('ino', '')}:{info['size']}"
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders straight under `folder`, sorted; empty where there is no such folder."""
         return self._listed(folder, "directory")
+
+    def walk(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """Every file below `folder`, by default of the whole store, with its bytes; hidden ones too, in no order.
+
+        A file that is written or removed meanwhile may be among them or not.
+        """
+        below = []
+        for entry in self._entries(folder):
+            name = posixpath.join(folder, posixpath.basename(entry["name"].rstrip("/")))
+            if entry["type"] == "file":
+                yield name, int(entry["size"])
+            elif entry["type"] == "directory":
+                below.append(name)
+        for name in below:
+            yield from self.walk(name)
 
     def _listed(self, folder: str, kind: str) -> list[str]:
         found = self._entries(folder)
         return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == kind)
 
     def _entries(self, folder: str) -> list[dict[str, Any]]:
-        path = self.path(folder)
+        path = self.path(folder) if folder else self.root
         self.fs.invalidate_cache(path)
         with self.explained("list", folder):
             try:
@@ -175,9 +217,10 @@ class Store:
         if offset is None or size is None:
             return data
         if len(data) != size:
-            raise StoreError(
+            raise DamagedFileError(
                 f"{self.full_url(name)}: expected {size} bytes at {offset}, found {len(data)}; "
-                "the file was cut: materialise it again"
+                "the file was cut: materialise it again",
+                name,
             )
         return data
 
@@ -221,8 +264,13 @@ class Store:
                 return b""
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def writing(self, name: str, *, sync: bool = True) -> Iterator[IO[bytes]]:
         """A file that takes its name when the block ends well, and leaves nothing when it does not.
+
+        Args:
+            name: the file.
+            sync: make its name survive a power cut, as its bytes do. Without it `sync` is to be called for it later,
+                once for many files, or its loss costs nothing.
 
         Raises:
             StoreError: it cannot be written; what the block itself raises passes as it is.
@@ -231,6 +279,10 @@ class Store:
         if self.is_local:
             with _writing_local(Path(self.path(name)), explained) as file:
                 yield file
+            if sync and self._synced_later is not None:
+                self._synced_later.append(name)
+            elif sync:
+                self.sync([name])
             return
         path = self.path(name)
         # Without a name the file is gone with its process; the upload then is one step of the file system,
@@ -248,6 +300,30 @@ class Store:
                     file.seek(0)
                     self.fs.put_file(f"/dev/fd/{file.fileno()}", path)
         self.fs.invalidate_cache(posixpath.dirname(path))
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Make what happened to these names (written, replaced, removed) survive a power cut.
+
+        Of a local store each folder that they lie in is synced once; a remote one answers when that is so already.
+
+        Raises:
+            StoreError: a folder cannot be synced.
+        """
+        if not self.is_local:
+            return
+        for folder in sorted({posixpath.dirname(self.path(name)) for name in names}):
+            with self.explained("write", posixpath.relpath(folder, self.root)), suppress(FileNotFoundError):
+                _sync_folder(Path(folder))
+
+    @contextmanager
+    def synced_at_end(self) -> Iterator[None]:
+        """What is written within the block survives a power cut when the block has ended: a folder is synced once."""
+        before, self._synced_later = self._synced_later, []
+        try:
+            yield
+        finally:
+            names, self._synced_later = self._synced_later, before
+            self.sync(names)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -267,7 +343,7 @@ class Store:
             yield
             return
         with self.explained("write", name):
-            lock = Path(self.path(name)).with_name(f".{posixpath.basename(name)}.lock")
+            lock = self._lock(name)
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = _locked_file(lock, lambda: lock.open("ab"))
         with file:
@@ -276,9 +352,68 @@ class Store:
             finally:
                 lock.unlink(missing_ok=True)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write `data` as the whole of `name`."""
-        with self.writing(name) as file:
+    @contextmanager
+    def locked_if_free(self, name: str) -> Iterator[bool]:
+        """As `locked`, but nobody is waited for: whether the lock was free, and is held for the block.
+
+        Where the store has no locks it is always free. A lease on S3 whose holder died counts as held until somebody
+        waits for it.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        if self.is_s3:
+            with leased_if_free(self, f"{name}.lock") as held:
+                yield held
+            return
+        if not self.is_local:
+            yield True
+            return
+        with self.explained("write", name):
+            lock = self._lock(name)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = _locked_file(lock, lambda: lock.open("ab"), wait=False)
+            except BlockingIOError:
+                file = None
+        if file is None:
+            yield False
+            return
+        with file:
+            try:
+                yield True
+            finally:
+                lock.unlink(missing_ok=True)
+
+    def locks(self, folder: str) -> dict[str, str]:
+        """The names below `folder` whose locks are held now, each with what tells one sign of life from another.
+
+        Of a local store the lock itself is tried. On S3 a lease may be a dead process's: its sign does not change for
+        `leases.DEAD_AFTER` seconds.
+        """
+        held: dict[str, str] = {}
+        for name, _ in self.walk(folder):
+            place, base = posixpath.split(name)
+            if self.is_s3 and base.endswith(_LOCK):
+                with suppress(FileNotFoundError):  # given back a moment ago
+                    held[name.removesuffix(_LOCK)] = self.read(name).decode("utf-8", "replace")
+            elif self.is_local and base.startswith(".") and base.endswith(_LOCK):
+                locked = posixpath.join(place, base[1:].removesuffix(_LOCK))
+                if _is_locked(self._lock(locked)):
+                    held[locked] = ""
+        return held
+
+    def is_being_written(self, part: str) -> bool:
+        """Whether a writer of a local store is at `part`, which is a file for which `is_part` holds."""
+        return _is_locked(Path(self.path(part)))
+
+    def _lock(self, name: str) -> Path:
+        """The file that is locked for `name` of a local store."""
+        return Path(self.path(name)).with_name(f".{posixpath.basename(name)}{_LOCK}")
+
+    def write(self, name: str, data: bytes, *, sync: bool = True) -> None:
+        """Write `data` as the whole of `name`; arguments as `writing`'s."""
+        with self.writing(name, sync=sync) as file:
             file.write(data)
 
     def create(self, name: str, data: bytes) -> bool:
@@ -305,11 +440,17 @@ class Store:
         return True
 
     def read_json(self, name: str) -> Any:
-        """The JSON document `name`; raises FileNotFoundError where there is none."""
+        """The JSON document `name`; raises FileNotFoundError where there is none.
+
+        Raises:
+            DamagedFileError: it is no JSON.
+        """
         try:
             return json.loads(self.read(name))
         except ValueError as error:
-            raise StoreError(f"{self.full_url(name)}: not JSON ({error}); delete it and run again") from error
+            raise DamagedFileError(
+                f"{self.full_url(name)}: not JSON ({error}); delete it and run again", name
+            ) from error
 
     def remove(self, name: str) -> None:
         """Delete the file `name`; no error where there is none."""
@@ -318,6 +459,25 @@ class Store:
                 self.fs.rm_file(self.path(name))
             except FileNotFoundError:
                 return
+
+    def move(self, name: str, to: str) -> None:
+        """Give the file `name` another name, in place of what has it; `sync` is to be called for both.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: it cannot be written.
+        """
+        source, target = self.path(name), self.path(to)
+        if self.is_local:
+            with self.explained("write", to):
+                _make_folder(Path(target).parent)
+            with self.explained("move", name):
+                os.replace(source, target)  # noqa: PTH105
+            return
+        with self.explained("move", name):
+            self.fs.cp_file(source, target)
+            self.fs.rm_file(source)
+        self.fs.invalidate_cache(posixpath.dirname(target))
 
     @contextmanager
     def explained(self, verb: str, name: str) -> Iterator[None]:
@@ -365,9 +525,9 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
     The name is fixed so that a rerun takes over what a killed run left; the lock keeps a second
     writer of the same file waiting, and a dead writer's lock is gone with it.
     """
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}{_PART}")
     with explained():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         raw = _locked_file(part, lambda: _WrittenFile(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), explained))
         raw.truncate(0)
     in_place = False
@@ -384,14 +544,46 @@ def _writing_local(target: Path, explained: Explained) -> Iterator[IO[bytes]]:
                 part.unlink(missing_ok=True)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are not there, so that each survives a power cut."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # another writer was faster, or it is a file, which opening below it tells
+        return
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's names to its disk. Some network file systems cannot, and say so: theirs is another promise."""
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 _File = TypeVar("_File", bound=io.IOBase)
 
 
-def _locked_file(path: Path, opened: Callable[[], _File]) -> _File:
-    """The file at `path`, made where it is not, locked for this process alone; waits for who has it."""
+def _locked_file(path: Path, opened: Callable[[], _File], *, wait: bool = True) -> _File:
+    """The file at `path`, made where it is not, locked for this process alone; waits for who has it.
+
+    Raises:
+        BlockingIOError: another process has it, and it is not waited for.
+    """
     while True:
         file = opened()
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            raise
         try:
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
@@ -444,9 +636,33 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _is_part(name: str) -> bool:
-    """Whether a file is one that is being written, or was when its writer was killed."""
-    return name.startswith(".") and name.endswith(".part")
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock on a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is one that is being written to a local store, or was when its writer was killed."""
+    base = posixpath.basename(name)
+    return base.startswith(".") and base.endswith(_PART)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of a local store is there to be locked alone."""
+    base = posixpath.basename(name)
+    return base.startswith(".") and base.endswith(_LOCK)
+
+
+def is_transient(name: str) -> bool:
+    """Whether a file of a local store is there while somebody is at work, and no part of what is stored."""
+    return is_part(name) or is_lock(name)
 
 
 def _file_system(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -20,9 +20,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from glr_assets.errors import MissingInputError, TableError
+from glr_assets.errors import DamagedTableError, MissingInputError, TableError
 from glr_assets.store import READ_BLOCK, Store
 
+#: What Arrow raises of a damaged file, whatever it stumbles over first.
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    pa.ArrowIndexError,
+    pa.ArrowTypeError,
+    pa.ArrowKeyError,
+    OSError,
+    UnicodeDecodeError,
+)
 #: Rows that tell which columns repeat their values.
 _SAMPLE = 10_000
 #: Rows of a row group at most: of a sorted table, a reader who looks for one key reads one group.
@@ -302,7 +312,14 @@ def _parquet(data: pa.Table, file: IO[bytes]) -> pq.ParquetWriter:
             repeating.append(f"{field.name}.list.element")
         elif not pa.types.is_nested(field.type) and 2 * pc.count_distinct(first[field.name]).as_py() <= len(first):
             repeating.append(field.name)
-    return pq.ParquetWriter(file, data.schema, compression="zstd", use_dictionary=repeating, store_schema=True)
+    return pq.ParquetWriter(
+        file,
+        data.schema,
+        compression="zstd",
+        use_dictionary=repeating,
+        store_schema=True,
+        write_page_checksum=True,  # so that a damaged page is told from one that merely decodes
+    )
 
 
 def _checked(table: Table, data: pa.Table) -> pa.Table:
@@ -409,20 +426,40 @@ def _opened(
 ) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
     """A table's file and the columns to read of it; what is wrong with the file is told, now or while it is read."""
     path = table.at(**partition)
+    with damage_explained(store, path), opened_parquet(store, path, block) as parquet:
+        present = parquet.schema_arrow.names
+        absent = set(table.schema.names if columns is None else columns) - set(present)
+        if absent:
+            raise DamagedTableError(
+                f"{store.full_url(path)}: lacks the columns {sorted(absent)}; materialise it again", path
+            )
+        yield parquet, present if columns is None else list(columns)
+
+
+@contextmanager
+def opened_parquet(store: Store, path: str, block: int = READ_BLOCK) -> Iterator[pq.ParquetFile]:
+    """A stored Parquet file whose pages are compared with their checksums as they are read."""
+    with store.open(path, block) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        yield parquet
+
+
+@contextmanager
+def damage_explained(store: Store, path: str) -> Iterator[None]:
+    """Turn what Arrow raises while the file `path` is read into one line that names it.
+
+    Raises:
+        MissingInputError: it has not been made.
+        DamagedTableError: it is not Parquet.
+    """
     try:
-        with store.open(path, block) as file, pq.ParquetFile(file) as parquet:
-            present = parquet.schema_arrow.names
-            absent = set(table.schema.names if columns is None else columns) - set(present)
-            if absent:
-                raise TableError(f"{store.full_url(path)}: lacks the columns {sorted(absent)}; materialise it again")
-            yield parquet, present if columns is None else list(columns)
+        yield
     except FileNotFoundError as error:
         raise MissingInputError(
             f"{store.full_url(path)} is missing: materialise the asset that writes it first"
         ) from error
-    except (pa.ArrowInvalid, OSError) as error:  # Arrow says either of a damaged file
-        raise TableError(
-            f"{store.full_url(path)}: not a Parquet table ({' '.join(str(error).split())}); materialise it again"
+    except _DAMAGE as error:
+        raise DamagedTableError(
+            f"{store.full_url(path)}: not a Parquet table ({' '.join(str(error).split())}); materialise it again", path
         ) from error
 
 

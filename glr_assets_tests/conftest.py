@@ -107,6 +107,44 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
+class DiskCalls:
+    """What the process asks of the file system, in its order: syncs of files and folders, names taken and given up."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def below(self, store: Store) -> list[tuple[str, str]]:
+        """The calls with their paths as they lie below the root of a store."""
+        return [(what, os.path.relpath(path, store.root)) for what, path in self.seen]
+
+
+@pytest.fixture
+def disk_calls(monkeypatch: pytest.MonkeyPatch) -> DiskCalls:
+    """The calls of the test's process, recorded as they are made."""
+    calls = DiskCalls()
+    fsync, replace, mkdir, remove = os.fsync, os.replace, os.mkdir, os.remove
+
+    def fsynced(descriptor: int) -> None:
+        calls.seen.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def replaced(source: str, target: str) -> None:
+        calls.seen.append(("rename", str(target)))
+        replace(source, target)
+
+    def made(path: str, *more: int) -> None:
+        mkdir(path, *more)
+        calls.seen.append(("mkdir", str(path)))
+
+    def removed(path: str) -> None:
+        calls.seen.append(("remove", str(path)))
+        remove(path)
+
+    for name, call in (("fsync", fsynced), ("replace", replaced), ("mkdir", made), ("remove", removed)):
+        monkeypatch.setattr(os, name, call)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of an S3 server on loopback."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -18,6 +19,7 @@ import pytest
 
 from glr_assets.errors import StoreError
 from glr_assets.store import READ_BLOCK, Store
+from glr_assets_tests.conftest import DiskCalls
 
 PROCESSES = multiprocessing.get_context("fork")
 LARGE = 12 * 2**20  # more than READ_BLOCK, and more than one part of an S3 upload
@@ -502,3 +504,130 @@ def test_reading_that_breaks_off_is_one_line(s3_endpoint: str, monkeypatch: pyte
         with pytest.raises(StoreError) as error:
             file.read()
     one_line(error, store.full_url("file"), "cannot read", "did not answer in time", "network")
+
+
+# What survives a power cut
+
+
+def test_a_file_and_the_folders_that_lead_to_it_are_synced(store: Store, disk_calls: DiskCalls) -> None:
+    store.write("a/b/file", b"x")
+    assert disk_calls.below(store) == [
+        ("mkdir", "."),
+        ("sync", ".."),
+        ("mkdir", "a"),
+        ("sync", "."),
+        ("mkdir", "a/b"),
+        ("sync", "a"),
+        ("sync", "a/b/.file.part"),
+        ("rename", "a/b/file"),
+        ("sync", "a/b"),
+    ]
+    disk_calls.seen.clear()
+    store.write("a/b/file", b"y")
+    store.write("a/b/unsynced", b"z", sync=False)
+    assert disk_calls.below(store) == [
+        ("sync", "a/b/.file.part"),
+        ("rename", "a/b/file"),
+        ("sync", "a/b"),
+        ("sync", "a/b/.unsynced.part"),
+        ("rename", "a/b/unsynced"),
+    ]
+
+
+def test_of_many_files_each_folder_is_synced_once(store: Store, disk_calls: DiskCalls) -> None:
+    store.write("a/first", b"x")
+    store.write("b/first", b"x")
+    disk_calls.seen.clear()
+    with store.synced_at_end():
+        for number in range(3):
+            for folder in "ab":
+                store.write(f"{folder}/{number}", b"x")
+    assert [path for what, path in disk_calls.below(store) if what == "rename"] == [
+        "a/0",
+        "b/0",
+        "a/1",
+        "b/1",
+        "a/2",
+        "b/2",
+    ]
+    assert disk_calls.below(store)[-2:] == [("sync", "a"), ("sync", "b")]
+    assert sum(what == "sync" and os.path.isdir(path) for what, path in disk_calls.seen) == 2  # noqa: PTH112
+
+
+def test_a_file_system_that_cannot_sync_folders_is_written_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    store.write("a/file", b"x")
+    assert store.read("a/file") == b"x"
+
+
+def test_a_folder_whose_disk_fails_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a/file", b"x")
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreError) as error:
+        store.write("a/file", b"y")
+    one_line(error, f"{store.url}/a", "Input/output error")
+
+
+# All files, and who is at work
+
+
+def test_walking_gives_every_file_with_its_bytes(any_store: Store) -> None:
+    assert list(any_store.walk()) == []
+    files = {"top": 1, "a/one": 2, "a/b/c/two": 0, "images/train/000.tar": 5000}
+    for name, size in files.items():
+        any_store.write(name, bytes(size))
+    assert dict(any_store.walk()) == files
+    assert dict(any_store.walk("a")) == {name: size for name, size in files.items() if name.startswith("a/")}
+    assert list(any_store.walk("nowhere")) == []
+
+
+def test_parts_and_locks_are_no_names_but_are_walked(store: Store) -> None:
+    store.write("a/whole", b"x")
+    with store.locked("a/whole"), store.writing("a/new") as file:
+        file.write(b"12")
+        file.flush()
+        assert store.names("a") == ["whole"]
+        assert dict(store.walk()) == {"a/whole": 1, "a/.new.part": 2, "a/.whole.lock": 0}
+    assert dict(store.walk()) == {"a/whole": 1, "a/new": 2}
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_lock_that_is_held_is_not_waited_for_where_that_is_asked(
+    kind: str, store: Store, request: pytest.FixtureRequest
+) -> None:
+    asked = store if kind == "folder" else on_s3(request.getfixturevalue("s3_endpoint"))
+    assert asked.locks("runs/locks") == {}
+    with asked.locked("runs/locks/images/000"):
+        assert asked.locks("runs/locks").keys() == {"runs/locks/images/000"}
+        with asked.locked_if_free("runs/locks/images/000") as held:
+            assert not held
+        with asked.locked_if_free("runs/locks/images/001") as held:
+            assert held
+            assert asked.locks("runs/locks").keys() == {"runs/locks/images/000", "runs/locks/images/001"}
+    assert asked.locks("runs/locks") == {}
+    with asked.locked_if_free("runs/locks/images/000") as held:
+        assert held
+    assert list(asked.walk()) == []
+
+
+def test_a_lock_of_a_killed_process_is_not_held(store: Store) -> None:
+    store.write("runs/locks/.images.lock", b"")
+    assert store.locks("runs/locks") == {}
+    with store.locked_if_free("runs/locks/images") as held:
+        assert held

@@ -1,15 +1,32 @@
 #!/usr/bin/env bash
 # Restore what infra/backup.sh left in the folder SOURCE: the store first, then the instance, whose database is replaced.
+# Of the store what lies there is hashed, and replaced where it is not as the backup has it: a damaged store is mended.
 # Stop webserver, daemon, code server and workers before.
-# Usage: infra/restore.sh SOURCE        (environment as for infra/backup.sh)
+# Usage: infra/restore.sh [--quick] [--instance-only] SOURCE      (environment as for infra/backup.sh)
+#   --quick          trust what lies in the store by its size, without reading it
+#   --instance-only  leave the store aside
 set -euo pipefail
-[ $# = 1 ] || { echo "usage: $0 SOURCE" >&2; exit 2; }
+usage() { sed -n '5,7s/^# //p' "$0" >&2; exit 2; }
+quick='' store=yes source=''
+for argument; do
+    case $argument in
+        --quick) quick=--quick ;;
+        --instance-only) store='' ;;
+        -*) usage ;;
+        *) [ -z "$source" ] || usage; source=$argument ;;
+    esac
+done
+[ -n "$source" ] || usage
 : "${DAGSTER_HOME:?set it to the folder of the instance}"
-source=$1
 [ -f "$source/instance/dagster.yaml" ] || { echo "error: $source holds no backup: no instance/dagster.yaml" >&2; exit 1; }
 
-if [ -n "${GLR_STORE:-}" ]; then
-    GLR_FROM_OPTIONS='' GLR_TO_OPTIONS=${GLR_STORE_OPTIONS:-} python -m glr_assets.mirror "$source/store" "$GLR_STORE"
+if [ -n "$store" ]; then
+    : "${GLR_STORE:?set it to the root URL of the store, or give --instance-only}"
+    [ -d "$source/store/receipts" ] || { echo "error: $source holds no store; give --instance-only for the rest" >&2; exit 1; }
+    if ! GLR_FROM_OPTIONS='' GLR_TO_OPTIONS=${GLR_STORE_OPTIONS:-} python -m glr_assets.mirror $quick "$source/store" "$GLR_STORE"; then
+        echo "error: the store was not restored whole, the instance not at all; --instance-only restores that alone" >&2
+        exit 1
+    fi
 fi
 
 mkdir -p "$DAGSTER_HOME"

@@ -12,6 +12,7 @@ from glr_assets.curation import checks as curated
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import DATA_VERSION_TAG
+from glr_assets.errors import DamagedFileError
 from glr_assets.filtering import checks as filtering
 from glr_assets.images.catalog import absent_problem
 from glr_assets.images.members import BEHIND_FIGURE
@@ -24,7 +25,7 @@ from glr_assets.openimages import checks as openimages
 from glr_assets.openimages import images
 from glr_assets.openimages.parts import part_keys, requests
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
-from glr_assets.receipts import Receipt, digest_of, find_receipt, need_receipt
+from glr_assets.receipts import Receipt, digest_of, distrust, find_receipt, need_receipt
 from glr_assets.recipes import Verification
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table, stored_problems
@@ -38,10 +39,20 @@ def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
 
     @dg.asset_check(asset=asset, name="schema", blocking=True, description=f"Schema of {table.path}: {table.grain}.")
     def schema(platform: Platform) -> dg.AssetCheckResult:
-        found = stored_problems(platform.open_store(), table)
+        store = platform.open_store()
+        try:
+            found = stored_problems(store, table)
+        except DamagedFileError as error:
+            found = [_damage(store, error)]
         return dg.AssetCheckResult(passed=not found, metadata={"problems": found})
 
     return schema
+
+
+def _damage(store: Store, error: DamagedFileError) -> str:
+    """What a check tells of files that are not as they were written; what they belong to counts as not made then."""
+    names = distrust(store, *error.paths)
+    return f"{error}; {', '.join(names)} counts as not made from now on" if names else str(error)
 
 
 def _holds(
@@ -53,7 +64,11 @@ def _holds(
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, name=name, description=description)
     def check(platform: Platform) -> dg.AssetCheckResult:
-        problem = broken(platform.open_store())
+        store = platform.open_store()
+        try:
+            problem = broken(store)
+        except DamagedFileError as error:
+            problem = _damage(store, error)
         return dg.AssetCheckResult(passed=not problem, severity=severity, metadata={"problem": problem or "none"})
 
     return check
@@ -185,7 +200,9 @@ def _unrequested(store: Store) -> str:
     """Over the parts that are there, but for those of earlier annotations, which are to be made anew."""
     for name in store.names(f"receipts/{images.ASSET}"):
         key = name.removesuffix(".json")
-        receipt = _receipt(store, images.receipt_name(key))
+        receipt = find_receipt(store, images.receipt_name(key))
+        if receipt is None:
+            continue
         requested = requests(store, int(key), receipt.parameters["parts"])
         if receipt.inputs["openimages_annotations"] != digest_of(requested.to_pylist()):
             continue

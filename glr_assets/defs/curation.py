@@ -13,7 +13,7 @@ from glr_assets.curation.schemas import (
     TRAIN_TEST_LEAKS,
 )
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.recipes import Dedupe, Fill
 
@@ -96,7 +96,7 @@ def fill_shortfall(config: FillConfig, platform: Platform) -> dg.MaterializeResu
     kinds={"pyarrow"},
     deps=["deduped_manifest", "train_extra"],
 )
-def train_manifest(platform: Platform) -> dg.MaterializeResult:
+def train_manifest(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the deduped competition set and the extras that fill it."""
     store = platform.open_store()
     return result_of(manifest.make_train_manifest(store), TRAIN_MANIFEST, store)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.images import catalog, ingest, versions
@@ -64,7 +64,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         *("train_metadata", "competition_train", "fill_plan", "index_metadata", "test_metadata"),
     ],
 )
-def image_catalog(platform: Platform) -> dg.MaterializeResult:
+def image_catalog(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per member of every ingested shard.
 
     Its metadata counts the source's shards still missing and, once a split has all, the wanted images that none holds.

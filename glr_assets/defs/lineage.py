@@ -79,14 +79,23 @@ def materialise_lineage(
     instance: dg.DagsterInstance,
     progress: Progress,
     assets: Collection[str] | None = None,
+    force: Collection[str] = (),
 ) -> dict[str, float]:
     """Materialise every asset, or these alone, in the order of the lineage, all shards of the source included.
+
+    Args:
+        settings: source, store and recipe.
+        instance: takes the runs.
+        progress: told of the work.
+        assets: by name; all where not given.
+        force: of these the assets that are made again though they are done.
 
     Returns:
         Seconds each asset took.
 
     Raises:
-        LineageError: an asset failed, or a check of severity ERROR did; later assets were not begun.
+        LineageError: an asset failed, or a check of severity ERROR did; later assets were not begun; or there is no
+            asset of a name in `force`.
     """
     source = settings.open_source()
     sync_shards(instance, source)
@@ -97,6 +106,9 @@ def materialise_lineage(
     graph = definitions.resolve_asset_graph()
     keys = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
     keys = [key for key in keys if assets is None or _name(key) in assets]
+    unknown = set(force) - {_name(key) for key in keys}
+    if unknown:
+        raise LineageError(f"{min(unknown)}: there is no such asset to force; assets are {', '.join(map(_name, keys))}")
     shards = {f"{split}_shards": source.shards(split) for split in SHARDS}
     shards |= {str(partitions.name): keys for partitions, keys in counted_parts(recipe)}
     seconds: dict[str, float] = {}
@@ -111,8 +123,9 @@ def materialise_lineage(
             runs = [*contiguous(instance.get_dynamic_partitions(str(partitioned.name)), mine)]
         progress.begins(step)
         began = time.monotonic()
+        config = _asking({"force": True}, step.asset) if step.asset in force else None
         with process_lock(instance) as held:
-            warnings = [w for run in runs for w in _materialise(definitions, key, run, instance, held)]
+            warnings = [w for run in runs for w in _materialise(definitions, key, run, instance, held, config)]
         seconds[step.asset] = round(time.monotonic() - began, 3)
         progress.ends(step, seconds[step.asset], warnings)
     return seconds
@@ -128,7 +141,7 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
     platform = platform_of(settings)
     definitions = build_definitions(platform)
     key = dg.AssetKey(f"{split}_images")
-    config = {"ops": {_name(key): {"config": {"execution": {"retry_failed": True}}}}}
+    config = _asking({"retry_failed": True}, _name(key))
     wrong = []
     for run in contiguous(instance.get_dynamic_partitions(f"{split}_shards"), shards):
         try:
@@ -137,6 +150,11 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
         except LineageError as error:
             wrong.append(str(error))
     return wrong
+
+
+def _asking(execution: Mapping[str, object], asset: str) -> dict[str, object]:
+    """The run config in which an asset is run in that way."""
+    return {"ops": {asset: {"config": {"execution": dict(execution)}}}}
 
 
 def _name(key: dg.AssetKey) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform
+from glr_assets.defs.platform import Platform, RunConfig
 from glr_assets.defs.results import result_of
 from glr_assets.metadata import schemas, tables
 from glr_assets.receipts import Made
@@ -26,7 +26,7 @@ def _metadata_asset(
         deps=list(deps),
         description=description,
     )
-    def metadata_table(platform: Platform) -> dg.MaterializeResult:
+    def metadata_table(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
         store = platform.open_store()
         return result_of(make(platform.open_source(), store), table, store)
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.planning import class_counts as counts
 from glr_assets.planning import fill_plan as plan
@@ -21,7 +21,7 @@ FillConfig = launchpad(fill=Fill)
     kinds={"pyarrow"},
     deps=["train_metadata", "competition_train"],
 )
-def class_counts(platform: Platform) -> dg.MaterializeResult:
+def class_counts(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per landmark: its images in the full train set, in the competition's, and left over."""
     store = platform.open_store()
     return result_of(counts.make_class_counts(store), CLASS_COUNTS, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import dagster as dg
@@ -9,7 +10,8 @@ from pydantic import Field, create_model
 
 from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
-from glr_assets.recipes import Recipe, Section
+from glr_assets.receipts import force
+from glr_assets.recipes import Execution, Recipe, Section
 from glr_assets.settings import Settings
 from glr_assets.source import Source
 from glr_assets.store import Store
@@ -25,8 +27,12 @@ class Platform(dg.ConfigurableResource):
     recipe: str | None = Field(None, description="Recipe name or path, in place of GLR_RECIPE")
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """The store remembers by what settings its assets are made; a run that only checks changes nothing."""
+        """Have assets made again whose config asks for it; and the store remember by what settings its assets are made.
+
+        A run that only checks changes nothing of the store. What a run forces is no other run's of the same process.
+        """
         run = context.run
+        force(*forced_in(run.run_config if run is not None else {}))
         if run is None or (run.asset_check_selection and not run.asset_selection):
             return
         settings = self.settings()
@@ -75,11 +81,22 @@ def platform_of(settings: Settings) -> Platform:
     )
 
 
+def forced_in(run_config: Mapping[str, Any]) -> list[str]:
+    """The assets that a run's config asks to make again, by `execution: {force: true}` of their ops."""
+    found = []
+    for name, op in (run_config.get("ops") or {}).items():
+        config = (op or {}).get("config") or {}
+        if isinstance(config, Mapping) and ((config.get("execution") or {}).get("force")) is True:
+            found.append(name)
+    return found
+
+
 def launchpad(**sections: type[Section]) -> type[dg.Config]:
-    """The config of an asset: the seed and each section of the recipe it uses, every value optional.
+    """The config of an asset: the seed, how to run, and each section of the recipe it uses, every value optional.
 
     A value that is set overrides the recipe's for that run; it is checked as the recipe's is.
     """
+    sections.setdefault("execution", Execution)
     fields: dict[str, Any] = {
         "seed": (int | None, Field(None, description="Seeds every random choice; unset: the recipe's"))
     }
@@ -104,3 +121,7 @@ def _config_type(annotation: Any) -> Any:
     if origin is Literal:
         return type(arguments[0])
     return _config_type(arguments[0])
+
+
+#: The config of an asset whose recipe has no section: nothing but how to run.
+RunConfig = launchpad()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.evaluation import comparison, report
@@ -242,7 +242,7 @@ def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeRe
     kinds={"pyarrow"},
     deps=["embedder", "evaluation"],
 )
-def model_comparison(platform: Platform) -> dg.MaterializeResult:
+def model_comparison(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per finished version of the embedder: in what it differs from the others, and how good it is."""
     store = platform.open_store()
     return result_of(comparison.make_model_comparison(store), MODEL_COMPARISON, store)

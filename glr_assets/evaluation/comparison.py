@@ -7,13 +7,14 @@ takes its place.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from glr_assets.errors import MissingInputError
+from glr_assets.errors import MissingInputError, StoreError
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.markdown import code, table
 from glr_assets.plots import bars
@@ -22,6 +23,8 @@ from glr_assets.recipes import Retrieval
 from glr_assets.store import Store
 from glr_assets.training.record import ModelRecord, kept_record
 from glr_assets.training.versions import embedder_folder
+
+log = logging.getLogger(__name__)
 
 CODE_VERSION = "3"
 VERSIONS: Final = "models/embedder"
@@ -107,7 +110,11 @@ def versions_of(store: Store) -> list[Version]:
     found = []
     for name in store.folders(VERSIONS):
         folder = f"{VERSIONS}/{name}"
-        record = kept_record(store, folder)
+        try:
+            record = kept_record(store, folder)
+        except StoreError as error:
+            log.warning("%s; the version is left out of the comparison", error)
+            continue
         if record is None:
             continue
         try:

@@ -43,6 +43,7 @@ from glr_assets.retrieval.schemas import FAISS_INDEX, NON_LANDMARK_EMBEDDINGS
 from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION, SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.verified import verified
 
 CODE_VERSION = "7"
 REPORT = "reports/evaluation.json"
@@ -69,32 +70,34 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
     Raises:
         MissingInputError: an input has not been made, or the recognition model is of another recipe.
+        DamagedFileError: a file of an input is not as it was written.
     """
 
     def build(writer: Writer) -> Summary:
-        solution, unscored = scored_recognition(store)
+        checked = verified(store, inputs)
+        solution, unscored = scored_recognition(checked)
         reason = unscored_reason(solution, unscored)
         if reason:
             writer.json(REPORT, {"scored": False, "reason": reason, "left_out": [part.as_json() for part in unscored]})
             return {"scored": False, "reason": reason}
-        predictions = read_recognition_submission(io.BytesIO(store.read(SUBMISSION)), solution)
+        predictions = read_recognition_submission(io.BytesIO(checked.read(SUBMISSION)), solution)
         scores = {"embedder": recognition_scores(predictions, solution)}
-        searched = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
-        retrieval, _ = scored_retrieval(store)
+        searched = read_table(checked, FAISS_INDEX, ["id", "landmark_id"])
+        retrieval, _ = scored_retrieval(checked)
         asks_index = any(retrieval.images.values())
         maps: dict[str, float | None] = {}
         if recipe.evaluation.controls:
             asked = sorted(retrieval.images) if asks_index else []
-            controls = control_answers(store, recipe, searched, sorted(solution.landmarks), asked, untrained())
+            controls = control_answers(checked, recipe, searched, sorted(solution.landmarks), asked, untrained())
             scores |= {name: recognition_scores(found.predictions, solution) for name, found in controls.items()}
             if asks_index:
                 maps = {name: retrieval_scores(of.retrieved, retrieval).map100 for name, of in controls.items()}
         if recipe.evaluation.vote:
-            votes = rootsift_votes(store, searched, sorted(solution.landmarks), recipe.execution.threads)
+            votes = rootsift_votes(checked, searched, sorted(solution.landmarks), recipe.execution.threads)
             scores |= {"RootSIFT vote": recognition_scores(votes, solution)}
-        retrieved = read_retrieval_submission(io.BytesIO(store.read(RETRIEVAL_SUBMISSION)), retrieval)
+        retrieved = read_retrieval_submission(io.BytesIO(checked.read(RETRIEVAL_SUBMISSION)), retrieval)
         map100 = retrieval_scores(retrieved, retrieval).map100 if asks_index else None
-        told, steps = write_steps(store, writer, list(embeddings), recipe.retrieval, predictions, solution)
+        told, steps = write_steps(checked, writer, list(embeddings), recipe.retrieval, predictions, solution)
         document = _document(scores, maps | {"embedder": map100}) | told
         document |= {"left_out": [part.as_json() for part in unscored], "queries_digest": queries_digest(solution)}
         lost = without_picture(store, solution)
@@ -102,9 +105,9 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         writer.json(REPORT, document)
         write_scores(writer, folder, document, recipe.retrieval)
         writer.write(SCORES_PICTURE, _bars(scores))
-        writer.write(ANSWERS_PICTURE, _answers(store, predictions, solution))
-        writer.write(RETRIEVED_PICTURE, _retrieved(store, retrieved, retrieval))
-        errors = write_errors(store, writer, predictions, solution.landmarks, searched, embeddings, folder)
+        writer.write(ANSWERS_PICTURE, _answers(checked, predictions, solution))
+        writer.write(RETRIEVED_PICTURE, _retrieved(checked, retrieved, retrieval))
+        errors = write_errors(checked, writer, predictions, solution.landmarks, searched, embeddings, folder)
         figures = {
             f"{figure}{'' if name == 'embedder' else f' of {name}'}": getattr(found, figure)
             for name, found in scores.items()

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from glr_assets.errors import GlrError, StoreError
+from glr_assets.errors import DamagedFileError, GlrError, StoreError
 from glr_assets.exports.images import NAMED_AT_MOST, ExportImage, ExportImages, export_images, manifest_inputs, named
 from glr_assets.exports.listings import attribution_csv, fiftyone_labels, landmarks_csv, train_csv
 from glr_assets.exports.order import Rows, export_order, file_borders
@@ -23,9 +23,8 @@ from glr_assets.receipts import (
     Summary,
     Writer,
     digest_of,
-    find_receipt,
+    forget,
     make,
-    receipt_path,
 )
 from glr_assets.recipes import Exports
 from glr_assets.store import Store
@@ -147,7 +146,7 @@ def make_export(
         began = time.monotonic()
         images = export_images(store, manifest)
         # From here on files change, one by one.
-        target.store.remove(receipt_path(name))
+        writer.begin()
         files = _make_files(images, package, name, target, recipe, seed, progress)
         receipts = [file.receipt for file in files]
         for receipt in receipts:
@@ -229,9 +228,11 @@ def _make_files(
     if damaged:
         at_least = "at least " if len(damaged) >= NAMED_AT_MOST else ""
         first_error = next(iter(damaged.values()))
-        raise StoreError(
+        broken = {path for error in damaged.values() if isinstance(error, DamagedFileError) for path in error.paths}
+        raise DamagedFileError(
             f"{name}: {at_least}{len(damaged)} stored images cannot be read, and no file that would hold one was "
-            f"written: {named([*damaged])}; the first: {first_error}"
+            f"written: {named([*damaged])}; the first: {first_error}",
+            *sorted(broken),
         ) from first_error
     return made
 
@@ -308,11 +309,7 @@ def _forget_others(store: Store, name: str, paths: Sequence[str]) -> None:
         number = file.removesuffix(".json")
         if number.isdecimal() and int(number) < len(paths):
             continue
-        earlier = find_receipt(store, f"{name}/{number}")
-        for path in earlier.outputs if earlier else ():
-            if path not in paths:
-                store.remove(path)
-        store.remove(f"receipts/{name}/{file}")
+        forget(store, f"{name}/{number}", keep=paths)
 
 
 def _write_lists(writer: Writer, target: Destination, images: ExportImages, *, with_fiftyone: bool) -> None:

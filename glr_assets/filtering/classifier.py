@@ -32,7 +32,7 @@ from glr_assets.training.kept import (
     epochs_of,
     learning_curves,
 )
-from glr_assets.training.outside import outside_files
+from glr_assets.training.outside import outside_files, pinned
 from glr_assets.training.photographs import TrainingSet
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def make_non_landmark_classifier(
 
         live = LiveTraining(store, folder, ASSET, told, seen)
         examples = gather_examples(store, recipe)
-        module, figures = (_probed if section.torchscript else _trained)(store, writer, folder, examples, recipe, live)
+        of_commit = section.model_copy(update={"weights": pinned(section.weights, inputs)})
+        learning = recipe.model_copy(update={"filter": of_commit})
+        learned = _probed if section.torchscript else _trained
+        module, figures = learned(store, writer, folder, examples, learning, live)
         writer.write(f"{folder}/{SCRIPT_NAME}", script_bytes(module))
         config = FilterConfig(
             classes=examples.classes,

@@ -26,7 +26,7 @@ from glr_assets.images.selection import Selection
 from glr_assets.images.shard_runs import ShardRun, find_run, write_run
 from glr_assets.images.stored_tar import StoredTar
 from glr_assets.ranges import ordered
-from glr_assets.receipts import Made, Summary, Writer, find_receipt, make
+from glr_assets.receipts import Made, Summary, Writer, find_receipt, is_forced, make
 from glr_assets.recipes import Images
 from glr_assets.source import Member, Source
 from glr_assets.source.base import BEHIND_END_MARK, BYTES_BEHIND_END_MARK, UNREADABLE, Split
@@ -125,7 +125,9 @@ def ingest_shard(
 
         def build(writer: Writer) -> Summary:
             _tell(job, "begun", digest)
-            left = find_earlier(store, split, shard, digest, parameters, versions.CODE_VERSION)
+            left = None
+            if not is_forced(name):
+                left = find_earlier(store, split, shard, digest, parameters, versions.CODE_VERSION)
             return _built(job, writer, left, retry_failed)
 
         made = make(

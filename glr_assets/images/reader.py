@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from glr_assets.errors import GlrError, MissingInputError, SourceError, StoreError
+from glr_assets.errors import DamagedFileError, GlrError, MissingInputError, SourceError, StoreError, about
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX, IMAGE_LOCATIONS, STORED_TAR
 from glr_assets.ranges import Place, read_ranges
 from glr_assets.source import Source
@@ -269,13 +269,14 @@ class _Reader(ABC, Generic[Opened]):
     def _verified(self, row: int, data: bytes | GlrError) -> bytes:
         places = self.places
         if isinstance(data, GlrError):
-            raise type(data)(f"image {places.name(row)}: {data}") from data
+            raise about(f"image {places.name(row)}", data) from data
         expected = places.xxh3(row)
         if expected is not None and xxhash.xxh3_64_intdigest(data) != expected:
             place = places.place(row)
             raise self._changed(
                 f"image {places.name(row)}: {self._here.url}/{place.name}, {place.size} bytes at {place.offset}: "
-                f"XXH3 is {xxhash.xxh3_64_hexdigest(data)}, expected {expected:016x} by the index"
+                f"XXH3 is {xxhash.xxh3_64_hexdigest(data)}, expected {expected:016x} by the index",
+                place.name,
             )
         return data
 
@@ -289,7 +290,7 @@ class _Reader(ABC, Generic[Opened]):
     def _absent(self, image_id: str) -> GlrError: ...
 
     @abstractmethod
-    def _changed(self, what: str) -> GlrError: ...
+    def _changed(self, what: str, path: str) -> GlrError: ...
 
 
 class ImageReader(_Reader[Store]):
@@ -336,10 +337,9 @@ class ImageReader(_Reader[Store]):
     def _absent(self, image_id: str) -> GlrError:
         return MissingInputError(f"image {image_id} is not stored in {self._here.url}: see `glr why {image_id}`")
 
-    def _changed(self, what: str) -> GlrError:
-        return StoreError(
-            f"{what}; if the shard was ingested again, materialise image_catalog, "
-            "else remove the shard's receipt and ingest it again"
+    def _changed(self, what: str, path: str) -> GlrError:
+        return DamagedFileError(
+            f"{what}; if the shard was ingested again, materialise image_catalog, else ingest it again", path
         )
 
 
@@ -377,10 +377,10 @@ class SourceReader(_Reader[Source]):
             f"image {image_id} is a member of no ingested shard of {self._here.url}: see `glr why {image_id}`"
         )
 
-    def _changed(self, what: str) -> GlrError:
+    def _changed(self, what: str, path: str) -> GlrError:
         return SourceError(
-            f"{what}; the source has changed or was damaged since it was indexed: mend it, "
-            "or remove the shard's receipt and ingest it again"
+            f"{what}; the source has changed or was damaged since it was indexed: fix it, or ingest it again "
+            "with [execution] force"
         )
 
 

@@ -5,13 +5,17 @@ It lies in the store as JSON, beside and not among what is made: times and attem
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from glr_assets.errors import DamagedFileError
 from glr_assets.receipts import Summary
 from glr_assets.source.base import Split
 from glr_assets.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class ShardRun(BaseModel):
@@ -63,13 +67,16 @@ def run_path(split: Split, shard: str) -> str:
 
 
 def write_run(store: Store, split: Split, shard: str, run: ShardRun) -> None:
-    """Leave what a run did."""
-    store.write(run_path(split, shard), run.model_dump_json(indent=2).encode() + b"\n")
+    """Leave what a run did; to lose it in a power cut costs nothing that was made."""
+    store.write(run_path(split, shard), run.model_dump_json(indent=2).encode() + b"\n", sync=False)
 
 
 def find_run(store: Store, split: Split, shard: str) -> ShardRun | None:
-    """The last run of a shard; None where there was none, or its record is of another form."""
+    """The last run of a shard; None where there was none, or its record is damaged, which is warned of in the log."""
     try:
         return ShardRun.model_validate(store.read_json(run_path(split, shard)))
-    except (FileNotFoundError, ValidationError):
+    except FileNotFoundError:
+        return None
+    except (DamagedFileError, ValidationError) as error:
+        log.warning("%s: no record of a run (%s); it is left aside", store.full_url(run_path(split, shard)), error)
         return None

@@ -23,6 +23,7 @@ from glr_assets.ranges import Place, ordered, read_ranges
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make
 from glr_assets.recipes import OpenImages
 from glr_assets.store import Store
+from glr_assets.tables import damage_explained, opened_parquet
 
 ASSET: Final = "openimages_classifier_dataset"
 FOLDER: Final = "openimages/classifier_dataset"
@@ -156,6 +157,7 @@ class _ParquetCrops:
             compression="zstd",
             use_dictionary=plain,
             column_encoding={_PIXELS: "BYTE_STREAM_SPLIT"},
+            write_page_checksum=True,
         )
 
     def __enter__(self) -> _ParquetCrops:
@@ -189,9 +191,15 @@ class _ParquetCrops:
 
 
 def read_crops(store: Store, file: str, rows: Sequence[int], size: int) -> list[Pixels]:
-    """The pixels of some rows of a file of crops, RGB uint8 [size, size, 3] each."""
+    """The pixels of some rows of a file of crops, RGB uint8 [size, size, 3] each.
+
+    Raises:
+        MissingInputError: the file has not been made.
+        DamagedTableError: it is damaged.
+    """
     groups: dict[int, Pixels] = {}
-    with store.open(crops_table(size).at(file=file)) as opened, pq.ParquetFile(opened) as parquet:
+    path = crops_table(size).at(file=file)
+    with damage_explained(store, path), opened_parquet(store, path) as parquet:
         for number in sorted({row // GROUP for row in rows}):
             column = parquet.read_row_group(number, ["image"])["image"].combine_chunks()
             groups[number] = column.to_numpy_ndarray()

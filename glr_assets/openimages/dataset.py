@@ -22,7 +22,7 @@ from glr_assets.openimages.plan import HELD_OUT, KEPT, TRAIN, dataset_plan, obta
 from glr_assets.openimages.schemas import FLAGS, OPENIMAGES_CLASSIFIER_DATASET, STORED_IMAGES
 from glr_assets.plots import Thumbnail, gallery
 from glr_assets.ranges import Place
-from glr_assets.receipts import Made, Summary, Writer, find_receipt, make, need_receipts, receipt_path
+from glr_assets.receipts import Made, Summary, Writer, forget, make, need_receipts
 from glr_assets.recipes import Execution, OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, taken
@@ -61,7 +61,7 @@ def make_openimages_classifier_dataset(store: Store, recipe: OpenImages, executi
         index = obtained_images(store, recipe)
         plan = dataset_plan(store, index, recipe, seed)
         # From here on files change, one by one.
-        store.remove(receipt_path(ASSET))
+        writer.begin()
         kept = plan.filter(pc.equal(plan["decision"], KEPT))
         kept = kept.take(pc.sort_indices(kept, [("file", "ascending"), ("row", "ascending")]))
         _forget_others(store, set(pc.unique(kept["file"]).to_pylist()))
@@ -123,10 +123,7 @@ def _forget_others(store: Store, files: set[str]) -> None:
     for receipt in store.names(f"receipts/{ASSET}"):
         name = receipt.removesuffix(".json")
         if name not in files:
-            earlier = find_receipt(store, f"{ASSET}/{name}")
-            for path in earlier.outputs if earlier else ():
-                store.remove(path)
-            store.remove(f"receipts/{ASSET}/{receipt}")
+            forget(store, f"{ASSET}/{name}")
 
 
 def sheet_path(category: str) -> str:

@@ -25,7 +25,7 @@ from glr_assets.openimages.photographs import Origin, Photograph, Published, jud
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.schemas import OPENIMAGES_IMAGES, STORED_IMAGES
 from glr_assets.ranges import RANGES_AHEAD, ordered
-from glr_assets.receipts import Made, Summary, Writer, digest_of, find_receipt, make, need_receipt
+from glr_assets.receipts import Made, Summary, Writer, digest_of, find_receipt, is_forced, make, need_receipt
 from glr_assets.recipes import Execution, OpenImages
 from glr_assets.store import Store
 from glr_assets.tables import read_table
@@ -145,7 +145,8 @@ class _Sought:
     ) -> None:
         self.root, self.store, self.part, self.recipe, self.fetcher = root, store, part, recipe, fetcher
         self._aside = frozenset(store.names(_aside(part))) if fetcher is not None else frozenset()
-        self._stored = self._fetched_earlier() if fetcher is not None else {}
+        takes_over = fetcher is not None and not is_forced(receipt_name(part))
+        self._stored = self._fetched_earlier() if takes_over else {}
 
     def found(self, wanted: Mapping[str, Any]) -> Found:
         """What became of one request."""
@@ -167,7 +168,7 @@ class _Sought:
             return Found(answer.reason, asked=True)
         photograph = judged(answer, published, "fetched", self.recipe)
         if not photograph.reason:
-            self.store.write(f"{_aside(self.part)}/{image_id}.jpg", answer)
+            self.store.write(f"{_aside(self.part)}/{image_id}.jpg", answer, sync=False)
         return Found("", answer, "fetched", photograph, asked=True)
 
     def _kept(self, wanted: Mapping[str, Any]) -> bytes | None:

@@ -19,11 +19,11 @@ from PIL import ExifTags, Image, ImageDraw
 from glr_assets.openimages import layout
 from glr_assets.openimages.layout import Subset, image_path
 from glr_assets.openimages.root import OpenImagesRoot
-from glr_assets.receipts import Summary, Writer, make, receipt_path
+from glr_assets.receipts import Summary, Writer, make
 from glr_assets.seeded import drawn
 from glr_assets.source.bucket_writer import BESIDE
 from glr_assets.source.embedded import FOLDER as LANDMARK_SAMPLE
-from glr_assets.source.embedded import SEED
+from glr_assets.source.embedded import SEED, keep_files
 from glr_assets.store import Store
 
 if TYPE_CHECKING:
@@ -76,17 +76,18 @@ class _SampleImage:
 
 
 def embedded_openimages(store: Store) -> OpenImagesRoot:
-    """The sample under the store's `sample/openimages/`, written first where it is absent or of another version."""
+    """The sample under the store's `sample/openimages/`, written first where it is not there whole."""
     root = Store(f"{store.url}/{LANDMARK_SAMPLE}/{BESIDE}", store.options)
     name = "openimages_sample"
 
     def build(writer: Writer) -> Summary:
-        write_openimages_sample(root, seed=SEED)
+        writer.begin()
+        with root.synced_at_end():
+            write_openimages_sample(root, seed=SEED)
+        keep_files(writer, f"{LANDMARK_SAMPLE}/{BESIDE}")
         return {}
 
     with store.locked(name):  # the processes of a run all ask for it at once
-        if not root.exists(layout.CLASS_DESCRIPTIONS[0]):
-            store.remove(receipt_path(name))
         make(store, name, inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
     return OpenImagesRoot(root.url, root.options)
 

@@ -107,9 +107,16 @@ def load_recipe(name_or_path: str) -> Recipe:
     """The recipe of that name, or in the TOML file of that path.
 
     Raises:
-        RecipeError: no such recipe, not TOML, an unknown key or a value out of range.
+        RecipeError: no such recipe, not TOML, an unknown key, a value out of range, or `[execution] force`, which is
+            asked for of a run and not of a recipe.
     """
-    return _validated(_document(name_or_path, seen=()), name_or_path)
+    recipe = _validated(_document(name_or_path, seen=()), name_or_path)
+    if recipe.execution.force:
+        raise RecipeError(
+            f"recipe {name_or_path}: [execution] force would make everything again in every run; set it in the "
+            "launchpad of an asset, or use `glr demo --force ASSET`"
+        )
+    return recipe
 
 
 def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:

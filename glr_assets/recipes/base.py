@@ -37,6 +37,9 @@ class Execution(Section):
         1, ge=1, le=64, description="processes of this machine that train the embedder together; on GPUs one GPU each"
     )
     retry_failed: bool = Field(False, description="read and decode once more the images of a shard that failed before")
+    force: bool = Field(
+        False, description="make the asset, or these partitions of it, again though it is done; only of a run"
+    )
 
     @property
     def threads(self) -> int:

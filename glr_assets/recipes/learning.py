@@ -46,7 +46,11 @@ _IMAGE_SIZE = (
 class Learning(Section):
     """How a network learns: what the sections of all that is trained have in common."""
 
-    weights: PathText | None = Field(None, description="folder or hub id of backbone weights to start from")
+    weights: PathText | None = Field(
+        None,
+        description="folder or hub id of backbone weights to start from; owner/name@revision is of one commit, without "
+        "a revision it is the newest, and another commit trains another version",
+    )
     backbone: BackboneName = Field("resnet-34", description="architecture, built with transformers")
     image_size: int = Field(384, ge=28, le=1024, description="side in pixels of the square a network sees")
     start_size: int | None = Field(

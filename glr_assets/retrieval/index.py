@@ -251,17 +251,19 @@ def milliseconds_a_query(index: PenalisedIndex) -> float:
 
 
 def open_index(store: Store) -> PenalisedIndex:
-    """The index that `make_faiss_index` wrote; of a local store its files are mapped and read where they are needed.
+    """The index that `make_faiss_index` wrote; its files are mapped where they can be, and read where they are needed.
 
     Raises:
         MissingInputError: it has not been made.
+        DamagedFileError: the store compares its files, and one is not as it was written.
         StoreError: its files are damaged or not of one making.
     """
     table = read_table(store, FAISS_INDEX, ["id", "landmark_id"])
     ids, landmarks = table["id"].to_pylist(), table["landmark_id"].to_numpy()
     told = store.read_json(INDEX_INFO)
-    if store.is_local:
-        index = opened_faiss(store.path(INDEX_FILE))
+    if store.is_mappable:
+        with store.mappable(INDEX_FILE) as path:
+            index = opened_faiss(path)
     else:
         with store.open(INDEX_FILE) as file:
             index = opened_faiss(file)

@@ -19,7 +19,7 @@ import xxhash
 
 from glr_assets.concurrency import Lane, single_threaded
 from glr_assets.curation.fates import fates
-from glr_assets.errors import MissingInputError, StoreError
+from glr_assets.errors import DamagedFileError, MissingInputError, StoreError, about
 from glr_assets.images.dataset import decoded as decoded_image
 from glr_assets.manifests import kept_images
 from glr_assets.ranges import RANGES_AHEAD, Place, in_batches, ordered, read_ranges
@@ -167,14 +167,17 @@ class StoredFeatures:
 
     def _decoded(self, image_id: str, row: np.void, data: bytes | StoreError) -> Prepared:
         where = f"{self._store.full_url(self._files[row['file']])}, image {image_id}"
-        mend = "materialise the features of its shard again"
         good = not isinstance(data, StoreError) and xxhash.xxh3_64_intdigest(data) == int(row["xxh3"])
         if not good and self.found_anew is not None:
             return self.found_anew(image_id)
         if isinstance(data, StoreError):
-            raise StoreError(f"{where}: {data}; {mend}") from data
+            raise about(where, data) from data
         if xxhash.xxh3_64_intdigest(data) != int(row["xxh3"]):
-            raise StoreError(f"{where}: the {len(data)} bytes of its features are not those that were written; {mend}")
+            raise DamagedFileError(
+                f"{where}: the {len(data)} bytes of its features are not those that were written; "
+                "materialise the features of its shard again",
+                self._files[row["file"]],
+            )
         size = (int(row["width"]), int(row["height"]))
         return Prepared.of(image_id, decoded(data, int(row["features"]), self._dimensions, self._signed, *size))
 

@@ -33,6 +33,7 @@ from glr_assets.retrieval.scoring import Recognition, retrieve_rows
 from glr_assets.source import Source
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.verified import verified
 
 CODE_VERSION = "5"
 RETRIEVAL_CODE_VERSION = "3"
@@ -74,6 +75,7 @@ def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
 
     Raises:
         MissingInputError: index, gallery, model, embeddings or features have not been made, or not of one recipe.
+        DamagedFileError: a file of them is not as it was written.
     """
     test, train = embedded_shards(source, store, "test"), embedded_shards(source, store, "train")
     names = ["recognition_model", "faiss_index", "non_landmark_embeddings", "test_metadata"]
@@ -84,13 +86,15 @@ def make_submission(source: Source, store: Store, recipe: Recipe) -> Made:
         inputs |= feature_receipts(store, of_train) | feature_receipts(store, of_test)
 
     def build(writer: Writer) -> Summary:
-        model = open_model(store)
-        witness = open_witness(store, of_train, recipe.retrieval, recipe.verification, recipe.execution)
-        test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
-        queries = read_embeddings(store, test, test_ids)
+        # What is damaged is not answered from.
+        checked = verified(store, [*inputs, "embedder"])
+        model = open_model(checked)
+        witness = open_witness(checked, of_train, recipe.retrieval, recipe.verification, recipe.execution)
+        test_ids = read_table(checked, TEST_METADATA)["id"].to_pylist()
+        queries = read_embeddings(checked, test, test_ids)
         photographs = None
         if witness.comparer is not None:
-            photographs = StoredFeatures.of(store, of_test).prepared
+            photographs = StoredFeatures.of(checked, of_test).prepared
         answers, told = [], [ANSWERS.empty()]
         evidence = witness.of(queries, photographs)
         while block := list(islice(evidence, _BLOCK)):
@@ -154,9 +158,10 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
     index_shards = embedded_shards(source, store, "index")
 
     def build(writer: Writer) -> Summary:
-        test_ids = read_table(store, TEST_METADATA)["id"].to_pylist()
-        queries = read_embeddings(store, test_shards, test_ids)
-        index = read_embeddings(store, index_shards, read_table(store, INDEX_METADATA, ["id"])["id"].to_pylist())
+        checked = verified(store, inputs)
+        test_ids = read_table(checked, TEST_METADATA)["id"].to_pylist()
+        queries = read_embeddings(checked, test_shards, test_ids)
+        index = read_embeddings(checked, index_shards, read_table(checked, INDEX_METADATA, ["id"])["id"].to_pylist())
         row_of = {query: row for row, query in enumerate(queries.ids)}
         answered = 0
         with writer.writing(RETRIEVAL_SUBMISSION) as file:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from glr_assets.errors import MissingInputError, StoreError
+from glr_assets.errors import DamagedFileError, MissingInputError, StoreError
 from glr_assets.ranges import Place, read_ranges, stream
 from glr_assets.receipts import Writer
 from glr_assets.store import Store
@@ -81,12 +81,14 @@ class VectorFile:
 
         Raises:
             MissingInputError: there is none.
-            StoreError: it is no .npy of float32 in rows, or, locally, not as long as its header says.
+            DamagedFileError: it is no .npy of float32 in rows, or, locally, not as long as its header says.
+            StoreError: it cannot be read.
         """
         where, mend = store.full_url(path), "materialise its asset again"
         try:
-            if store.is_local:
-                found = np.load(store.path(path), mmap_mode="r", allow_pickle=False)
+            if store.is_mappable:
+                with store.mappable(path) as local:
+                    found = np.load(local, mmap_mode="r", allow_pickle=False)
                 if found.dtype != np.dtype("<f4") or found.ndim != 2 or not found.flags.c_contiguous:
                     raise ValueError(f"{found.dtype} of shape {found.shape}")
                 return cls(store, path, found.shape[0], found.shape[1], found)
@@ -95,7 +97,9 @@ class VectorFile:
         except FileNotFoundError as error:
             raise MissingInputError(f"{where} is missing: materialise the asset that writes it first") from error
         except (ValueError, EOFError, OSError) as error:
-            raise StoreError(f"{where}: expected a .npy file of float32 in rows, found {error}; {mend}") from error
+            raise DamagedFileError(
+                f"{where}: expected a .npy file of float32 in rows, found {error}; {mend}", path
+            ) from error
 
     def read(self) -> Floats:
         """All vectors, float32 [rows, dimensions]: mapped where they are local, else copied once.

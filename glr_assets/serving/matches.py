@@ -23,6 +23,7 @@ from glr_assets.verification.extractors.base import Extractor
 from glr_assets.verification.matching import Agreement, Prepared
 from glr_assets.verification.schemas import VERIFICATION_CALIBRATION
 from glr_assets.verification.traps import refusal
+from glr_assets.verified import verified
 
 HEIGHT: Final = 260
 QUALITY: Final = 75
@@ -133,4 +134,4 @@ def _thresholds(store: Store, extractor: Extractor, judge: Judge, recipe: Verifi
     of = {"extractor": extractor.version, "max_features": recipe.max_features, "judge": dict(judge.parameters)}
     if any(receipt.parameters.get(name) != value for name, value in of.items()):
         return None
-    return ClassThresholds.of(read_table(store, VERIFICATION_CALIBRATION))
+    return ClassThresholds.of(read_table(verified(store, [receipt.name]), VERIFICATION_CALIBRATION))

@@ -35,6 +35,7 @@ from glr_assets.tables import Table, read_parts, read_table
 from glr_assets.verification.extractors import open_extractor
 from glr_assets.verification.extractors.base import Extractor
 from glr_assets.verification.matching import Prepared
+from glr_assets.verified import verified
 
 #: What an answer is made from; all of it must be there and of one making.
 MADE_FROM: Final = (
@@ -102,17 +103,20 @@ class Recogniser:
         Raises:
             MissingInputError: something has not been made, is damaged, or the index is of another embedder or of other
                 non-landmarks than those that are there.
+            DamagedFileError: a file is not as its receipt says.
             GlrError: a file cannot be read.
         """
         receipts = {name: need_receipt(store, name) for name in MADE_FROM}
         _need_one_making(store, receipts)
         answered = receipts["recognition_model"]
+        features = _feature_shards(answered)
+        of_features = [f"{asset}/{shard}" for asset, shards in features.items() for shard in shards]
+        # A file of the store that is cut while it is mapped would end the service.
+        checked = verified(store, [*MADE_FROM, *of_features], maps_copies=True)
         compared = _known(Verification, answered.parameters.get("verification", {}))
         execution = Execution()
-        witness = open_witness(
-            store, _feature_shards(answered), _known(Retrieval, answered.parameters), compared, execution
-        )
-        reader = ImageReader.of_split(store, "train", witness.index.ids)
+        witness = open_witness(checked, features, _known(Retrieval, answered.parameters), compared, execution)
+        reader = ImageReader.of_split(checked, "train", witness.index.ids)
         extractor = open_extractor(compared, execution.device)
         if witness.comparer is not None:
             # While features are made anew, those of the index in use are found in its images.
@@ -125,12 +129,12 @@ class Recogniser:
             images=_images_recipe(store),
             reader=reader,
             witness=witness,
-            model=open_model(store),
+            model=open_model(checked),
             verification=compared,
             extractor=extractor,
-            _embed=_open_embedder(store, str(receipts["embedder"].summary["folder"])),
-            _labels=_labels(store, witness.index.landmark_ids),
-            _rights=_aligned(store, TRAIN_ATTRIBUTION, witness.index.ids),
+            _embed=_open_embedder(checked, str(receipts["embedder"].summary["folder"])),
+            _labels=_labels(checked, witness.index.landmark_ids),
+            _rights=_aligned(checked, TRAIN_ATTRIBUTION, witness.index.ids),
         )
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn  # noqa: TID253
 
 from glr_assets.errors import EmbedderError
 from glr_assets.recipes import DINOV2_PATCH, BackboneName
+from glr_assets.training.outside import hub_id
 
 Family = Literal["resnet", "convnext", "dinov2"]
 
@@ -152,7 +153,7 @@ def pretrained_backbone(weights: str, name: BackboneName, section: str) -> nn.Mo
     """A backbone in transformers' own format, from a folder or the hub.
 
     Args:
-        weights: the folder or hub id.
+        weights: the folder or hub id, with `@revision` where it is to be of one.
         name: which backbone it must be.
         section: the recipe's table that asks for it.
 
@@ -164,18 +165,23 @@ def pretrained_backbone(weights: str, name: BackboneName, section: str) -> nn.Mo
     config_type, model_type = FAMILIES[expected.family]
     try:
         folder = Path(weights)
+        source, revision = (weights, None) if folder.is_dir() else hub_id(weights)
         if folder.is_dir() and not (folder / "config.json").is_file():
             # transformers would take the defaults of its own for such a folder.
             raise FileNotFoundError("the folder has no config.json")
         with quiet_transformers():
-            config = config_type.from_pretrained(weights)
+            config = config_type.from_pretrained(source, revision=revision)
             found = {key: getattr(config, key) for key in expected.values}
             fits = config.model_type == expected.family and found == expected.values
             if fits and hasattr(config, "drop_path_rate"):
                 # Whole layers dropped by torch's generator: a resumed training would drop others.
                 config.drop_path_rate = 0.0
             # With a configuration of another network the weights are not worth fetching.
-            loaded: Any = model_type.from_pretrained(weights, config=config, output_loading_info=True) if fits else None
+            loaded: Any = (
+                model_type.from_pretrained(source, revision=revision, config=config, output_loading_info=True)
+                if fits
+                else None
+            )
     except pickle.UnpicklingError as error:
         raise EmbedderError(
             f"{where}: cannot be had (its file is not one of tensors alone); save it with save_pretrained"

@@ -32,8 +32,8 @@ from glr_assets.training.kept import (
     finish_version,
     learning_curves,
 )
-from glr_assets.training.outside import outside_files
-from glr_assets.training.record import ModelRecord, files_of, kept_record, libraries, rights_of
+from glr_assets.training.outside import outside_files, pinned
+from glr_assets.training.record import ModelRecord, files_of, libraries, rights_of, taken_over
 
 if TYPE_CHECKING:
     from glr_assets.training.classifier import ClassifierConfig, FittedClassifier, LoadedClassifier
@@ -147,7 +147,7 @@ def _build(
         live.told(f"{reason}; no classifier is trained")
         writer.json(f"{folder}/{CONFIG_NAME}", config.model_dump(mode="json"))
         return summary
-    record = kept_record(store, folder)
+    record = taken_over(store, f"group_classifiers/{group}", folder)
     if record is None:
         record = _trained(store, writer, folder, images, outsiders, config, recipe, live)
     else:
@@ -250,7 +250,9 @@ def _fitted(
             training,
             validation,
             # A state is gone on with whatever is to be derived of the network in the end.
-            recipe.groups.model_copy(update={"onnx": True}),
+            recipe.groups.model_copy(
+                update={"onnx": True, "weights": pinned(recipe.groups.weights, config.data_versions)}
+            ),
             outsiders=outsiders,
             # Groups begin with weights of their own.
             seed=derived_seed("group classifier", recipe.seed, config.group),

@@ -99,12 +99,14 @@ class LiveTraining:
         before = (epoch for epoch in self._earlier() if epoch["part"] == report.part and epoch["epoch"] < report.epoch)
         epochs = [*before, asdict(report)]
         self.store.write(
-            f"{self.folder}/{PROGRESS_NAME}", json.dumps({"epochs": epochs}, indent=2, sort_keys=True).encode() + b"\n"
+            f"{self.folder}/{PROGRESS_NAME}",
+            json.dumps({"epochs": epochs}, indent=2, sort_keys=True).encode() + b"\n",
+            sync=False,
         )
         self.told(_line(report))
         if self._is_shown(report):
             picture = _curves(epochs)
-            self.store.write(f"{self.folder}/{CURVES_NAME}", picture)
+            self.store.write(f"{self.folder}/{CURVES_NAME}", picture, sync=False)
             if self.seen is not None:
                 self.seen(Sight(self.model, report, picture))
             self._drawn = self.clock()

@@ -6,6 +6,7 @@ record holds a finished version. What is only derived of these (the card, ONNX) 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from glr_assets.errors import DamagedFileError, StoreError
 from glr_assets.metadata.schemas import TRAIN_ATTRIBUTION
-from glr_assets.receipts import Writer, Written
+from glr_assets.receipts import Writer, Written, is_forced, sha256_of
 from glr_assets.store import Store
 from glr_assets.tables import read_parts
 from glr_assets.training.held_out import SizeFigure
+
+log = logging.getLogger(__name__)
 
 RECORD_NAME = "metrics.json"
 CARD_NAME = "card.md"
@@ -112,14 +116,81 @@ def rights_of(store: Store, ids: Sequence[str]) -> Rights:
     return Rights(licences=dict(licences), authors=len(authors), unknown=len(ids) - licences.total())
 
 
-def kept_record(store: Store, folder: str) -> ModelRecord | None:
-    """The record of the finished version in `folder`; None where it is unfinished, damaged or of another form."""
+def read_record(store: Store, folder: str) -> ModelRecord | None:
+    """The record in the folder of a version; None where there is none, as of a training that is not finished.
+
+    Raises:
+        DamagedFileError: it cannot be read. The version is not trained again unasked, which may cost days.
+        StoreError: it is of another form than this release knows.
+    """
+    path = f"{folder}/{RECORD_NAME}"
     try:
-        record = ModelRecord.model_validate_json(store.read(f"{folder}/{RECORD_NAME}"))
-    except (FileNotFoundError, ValidationError):
+        document = store.read_json(path)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        raise _damaged(store, path, "no JSON") from error
+    form = document.get("format") if isinstance(document, dict) else None
+    if isinstance(document, dict) and form != FORMAT:
+        raise StoreError(
+            f"{store.full_url(path)}: expected the record of a model of form {FORMAT}, found "
+            f"{'none' if form is None else f'form {form}'}; use the release that wrote it, or remove the file to train "
+            "this version again"
+        )
+    try:
+        return ModelRecord.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(store, path, f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from error
+
+
+def _damaged(store: Store, path: str, found: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"{store.full_url(path)}: expected the record of a model, found {found}; restore it from a backup, or remove "
+        "the file to train this version again",
+        path,
+    )
+
+
+def kept_record(store: Store, folder: str) -> ModelRecord | None:
+    """The record of the finished version in `folder`; None where a file is gone or cut, or it is not finished.
+
+    Raises:
+        StoreError: there is a record that cannot be read, or is of another form; as `read_record`'s.
+    """
+    record = read_record(store, folder)
+    if record is None:
         return None
     whole = all(store.size(f"{folder}/{name}") == written.size for name, written in record.files.items())
     return record if whole else None
+
+
+def taken_over(store: Store, name: str, folder: str) -> ModelRecord | None:
+    """The record of a finished version that need not be trained again; None where it is to be trained.
+
+    That is where it is not finished, a file is not as it was written, or a run forces the asset.
+
+    Args:
+        store: where it lies.
+        name: of the asset or partition.
+        folder: of the version.
+
+    Raises:
+        StoreError: there is a record that cannot be read, or is of another form; as `read_record`'s.
+    """
+    if is_forced(name):
+        return None
+    record = kept_record(store, folder)
+    if record is None:
+        return None
+    for file, written in record.files.items():
+        if sha256_of(store, f"{folder}/{file}") != written.sha256:
+            log.warning(
+                "%s: damaged: its SHA-256 is not that of the version's record; the version is trained again",
+                store.full_url(f"{folder}/{file}"),
+            )
+            return None
+    return record
 
 
 def files_of(writer: Writer, folder: str) -> dict[str, Written]:

@@ -35,9 +35,9 @@ from glr_assets.training.kept import (
     finish_version,
     learning_curves,
 )
-from glr_assets.training.outside import outside_files
+from glr_assets.training.outside import outside_files, pinned
 from glr_assets.training.photographs import TrainingSet, hold_out
-from glr_assets.training.record import ModelRecord, files_of, kept_record, libraries, rights_of
+from glr_assets.training.record import ModelRecord, files_of, libraries, rights_of, taken_over
 from glr_assets.training.schemas import HELD_OUT_ANSWERS
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _build(
         TrainingSet(tuple(ids), tuple(landmark_of[image_id] for image_id in ids), reader.read, reader.read_ahead)
         for ids in parts
     )
-    record = kept_record(store, folder)
+    record = taken_over(store, "embedder", folder)
     if record is None:
         record = _trained(store, writer, folder, recipe, training, validation, learned_from, live)
     else:
@@ -273,7 +273,7 @@ def _fitted(
             training,
             validation,
             # A state is gone on with whatever is to be derived of the network in the end.
-            recipe.embedder.model_copy(update=DERIVED),
+            recipe.embedder.model_copy(update=DERIVED | {"weights": pinned(recipe.embedder.weights, learned_from)}),
             seed=recipe.seed,
             device=recipe.execution.device,
             processes=recipe.execution.processes,

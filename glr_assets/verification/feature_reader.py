@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from glr_assets.errors import MissingInputError, StoreError, TableError
+from glr_assets.errors import DamagedFileError, DamagedTableError, MissingInputError, StoreError, TableError, about
 from glr_assets.ranges import RANGES_AHEAD, Place, ordered, read_ranges
 from glr_assets.receipts import (
     Receipt,
@@ -120,9 +120,10 @@ class FeatureReader:
         row = self._rows[image_id]
         data = memoryview(row.data)[row.offset : row.offset + row.size]
         if xxhash.xxh3_64_intdigest(data) != row.xxh3:
-            raise StoreError(
+            raise DamagedFileError(
                 f"image {image_id}: the {row.size} bytes of its features in {row.where} are not those that were "
-                "written; materialise local_features of the shard again"
+                "written; materialise local_features of the shard again",
+                row.path,
             )
         return decoded(data, row.features, self.dimensions, self.signed, row.width, row.height)
 
@@ -206,6 +207,7 @@ def need_extractor(features: FeatureReader, extractor: Extractor, recipe: Verifi
 class _Row:
     """Where an image's features are in memory, and what is known of them."""
 
+    path: str
     where: str
     data: bytes
     offset: int
@@ -239,9 +241,11 @@ def opened(
         or (sizes != rows["features"].to_numpy() * each).any()
         or int(sizes.sum()) != written
     ):
-        raise TableError(
+        raise DamagedTableError(
             f"{store.full_url(kept_as.table.at(shard=shard))}: its places are not those of the {written} bytes in "
-            f"{path}; materialise {kept_as.asset} of shard {shard} again"
+            f"{path}; materialise {kept_as.asset} of shard {shard} again",
+            kept_as.table.at(shard=shard),
+            path,
         )
     return receipt, rows.filter(pa.array(wanted(rows)))
 
@@ -284,11 +288,12 @@ def _fetched_rows(
     found = read_ranges(store, (place for place, _, _ in asked))
     for (place, first, group), data in zip(asked, found, strict=True):
         if isinstance(data, StoreError):
-            raise StoreError(f"local_features: {data}; materialise local_features of its shard again") from data
+            raise about("local_features", data) from data
         for row in group:
             yield (
                 row["id"],
                 _Row(
+                    place.name,
                     store.full_url(place.name),
                     data,
                     row["offset"] - first,

@@ -28,6 +28,7 @@ from glr_assets.receipts import (
     Writer,
     digest_of,
     find_receipt,
+    is_forced,
     make,
     need_receipt,
     need_receipts,
@@ -119,7 +120,7 @@ def make_local_features(
     figures: Summary = {}
 
     def build(writer: Writer) -> Summary:
-        earlier = _Earlier.find(job, name, parameters)
+        earlier = _Earlier() if is_forced(name) else _Earlier.find(job, name, parameters)
         try:
             summary, carried = _written(job, writer, earlier)
         except _OutdatedError:

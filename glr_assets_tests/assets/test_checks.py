@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -22,10 +20,11 @@ from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import COMPETITION_TRAIN
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
-from glr_assets.receipts import receipt_path
+from glr_assets.receipts import Summary, need_receipt
 from glr_assets.tables import Table, read_table
 from glr_assets.verification.schemas import CLEANED_MANIFEST, FALSE_IMAGES
 from glr_assets_tests.assets.conftest import Runner
+from glr_assets_tests.lineage import rewritten
 
 BY_NAME = {key.name: definition for definition in CHECKS for key in definition.check_keys if key.name != "drift"}
 
@@ -119,10 +118,8 @@ def test_crops_and_images_that_break_their_rules_fail(verified: Platform) -> Non
 
 
 def test_a_csv_without_its_last_line_end_warns(verified: Platform) -> None:
-    path = Path(verified.open_store().path("receipts/train_metadata.json"))
-    receipt = json.loads(path.read_text())
-    receipt["summary"][UNTERMINATED] = "train"
-    path.write_text(json.dumps(receipt))
+    store = verified.open_store()
+    rewritten(store, "train_metadata", summary=need_receipt(store, "train_metadata").summary | {UNTERMINATED: "train"})
     result = evaluated(BY_NAME["train_metadata_ends_in_newline"], verified)
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
@@ -130,10 +127,10 @@ def test_a_csv_without_its_last_line_end_warns(verified: Platform) -> None:
 
 
 def test_a_network_at_another_size_than_its_file_declares_warns(verified: Platform) -> None:
-    path = Path(verified.open_store().path("receipts/non_landmark_classifier.json"))
-    receipt = json.loads(path.read_text())
-    receipt["summary"]["image_size_warning"] = "recipe: image_size = 64, but the file declares 96"
-    path.write_text(json.dumps(receipt))
+    store = verified.open_store()
+    warned = {"image_size_warning": "recipe: image_size = 64, but the file declares 96"}
+    summary = need_receipt(store, "non_landmark_classifier").summary | warned
+    rewritten(store, "non_landmark_classifier", summary=summary)
     result = evaluated(BY_NAME["non_landmark_classifier_image_size"], verified)
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
@@ -152,13 +149,12 @@ def test_a_category_without_boxes_warns(run: Runner, platform: Platform) -> None
 def test_a_calibration_that_is_wrong_too_often_or_tells_too_little_warns(verified: Platform) -> None:
     data = read_table(verified.open_store(), FALSE_IMAGES)
     sound = with_column(data, "landmarks", pa.array([30] * data.num_rows, pa.int32()))
-    path = Path(verified.open_store().path(receipt_path("verification_calibration")))
-    receipt = json.loads(path.read_text())
-    counts = receipt["summary"] | {"exceeding": 100, "same_thing": 0}
+    asset = "verification_calibration"
+    counts = need_receipt(verified.open_store(), asset).summary | {"exceeding": 100, "same_thing": 0}
 
-    def result_of(table: pa.Table, summary: dict[str, object]) -> dg.AssetCheckResult:
+    def result_of(table: pa.Table, summary: Summary) -> dg.AssetCheckResult:
         rewrite(verified, FALSE_IMAGES, lambda _: table)
-        path.write_text(json.dumps(receipt | {"summary": summary}))
+        rewritten(verified.open_store(), asset, summary=summary)
         return evaluated(BY_NAME["seldom_wrong"], verified)
 
     assert result_of(sound, counts).passed
@@ -282,9 +278,7 @@ def test_leaks_and_conflicts_warn(curated: Platform) -> None:
         ("label_conflicts", "no_conflict", {"pairs": 1}),
     ):
         assert evaluated(BY_NAME[check], curated).passed
-        receipt = store.read_json(receipt_path(asset))
-        receipt["summary"] |= figures
-        store.write(receipt_path(asset), json.dumps(receipt).encode())
+        rewritten(store, asset, summary=need_receipt(store, asset).summary | figures)
         failed = evaluated(BY_NAME[check], curated)
         assert not failed.passed
         assert failed.severity == dg.AssetCheckSeverity.WARN

@@ -232,7 +232,7 @@ def test_every_value_of_the_recipe_is_in_the_launchpad_with_what_it_means(name: 
             assert field.description, key
             assert values[key].description == field.description, key
             assert not values[key].is_required, key
-    assert fields.keys() == {"seed", *(section.__name__.lower() for section in SECTIONS[name])}
+    assert fields.keys() == {"seed", "execution", *(section.__name__.lower() for section in SECTIONS[name])}
 
 
 def test_definitions_are_loadable_and_have_the_sensor() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import dagster as dg
 import hypothesis.strategies as st
@@ -15,8 +14,10 @@ from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_li
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import contiguous
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
+from glr_assets.integrity import verify
+from glr_assets.integrity.contents import ASSETS as KNOWN_ASSETS
 from glr_assets.manifests import MANIFESTS
-from glr_assets.receipts import Receipt
+from glr_assets.receipts import need_receipt, receipt_names
 from glr_assets.settings import Settings
 from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
@@ -38,9 +39,7 @@ PARTS = ("wanted:", "features")
 OUTSIDE = ("source:", "file:", "openimages:")
 
 
-def test_inputs_are_dependencies_and_dependencies_inputs(
-    platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, instance: dg.DagsterInstance) -> None:
     settings = platform.settings()
     begun: list[Step] = []
     told: list[str] = []
@@ -52,8 +51,8 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     assert [warning for warning in told if not warning.startswith("check seldom_wrong: a half of the landmarks")] == []
     _errors_are_told(platform.open_store())
     inputs: dict[str, set[str]] = {}
-    for path in (tmp_path / "store" / "receipts").rglob("*.json"):
-        receipt = Receipt.model_validate_json(path.read_bytes())
+    store = platform.open_store()
+    for receipt in (need_receipt(store, name) for name in receipt_names(store)):
         read = {name.split("/")[0] for name in receipt.inputs if not name.startswith(OUTSIDE + PARTS)}
         inputs.setdefault(receipt.name.split("/")[0], set()).update(read)
     # What stands in for a root of Open Images is rendered into the store, and is no asset.
@@ -66,6 +65,12 @@ def test_inputs_are_dependencies_and_dependencies_inputs(
     for asset, read in inputs.items():
         assert read <= dependencies[asset], asset
         assert dependencies[asset] - read <= CHOSEN_BY_RECIPE | READ_IN_PART.get(asset, set()), asset
+    # What `glr verify` knows as assets, and as files that need no receipt, is what the lineage makes.
+    assert dependencies.keys() == KNOWN_ASSETS
+    report = verify(store)
+    assert report.problems == []
+    assert report.unchecked.keys() == {"records of runs"}
+    assert report.files > len(dependencies)
 
 
 def _errors_are_told(store: Store) -> None:

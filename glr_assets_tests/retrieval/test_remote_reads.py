@@ -15,7 +15,7 @@ from glr_assets.filtering import scores
 from glr_assets.images.reader import ImageReader
 from glr_assets.openimages.schemas import NON_LANDMARK_SCORES
 from glr_assets.ranges import RANGES_AHEAD
-from glr_assets.receipts import make, receipt_path
+from glr_assets.receipts import Summary, Writer, make, receipt_path
 from glr_assets.retrieval.embeddings import make_embeddings
 from glr_assets.store import Store
 from glr_assets.tables import read_table
@@ -93,7 +93,12 @@ def calibration(store: Store, lineage: Embedded) -> int:
 
 def filter_scores(store: Store, lineage: Embedded) -> int:
     shard = lineage.source.shards("train")[0]
-    make(store, scores.CLASSIFIER, inputs={}, parameters={}, code_version="1", build=lambda _: {})
+
+    def classifier(writer: Writer) -> Summary:
+        writer.write("models/classifier", b"")
+        return {}
+
+    make(store, scores.CLASSIFIER, inputs={}, parameters={}, code_version="1", build=classifier)
 
     def probabilities(
         module: object, config: object, names: list[str], images: list[object], execution: object

@@ -6,9 +6,9 @@ import io
 import pytest
 from safetensors.numpy import load
 
-from glr_assets.errors import MissingInputError
+from glr_assets.errors import DamagedFileError, MissingInputError
 from glr_assets.metadata.schemas import TEST_METADATA
-from glr_assets.receipts import receipt_path
+from glr_assets.receipts import Unfinished, need_receipt, read_receipt, receipt_names, receipt_path
 from glr_assets.retrieval import answering
 from glr_assets.retrieval.calibration import Calibration
 from glr_assets.retrieval.embeddings import embedded_shards, read_embeddings, read_non_landmarks
@@ -23,6 +23,7 @@ from glr_assets.retrieval.submission import (
     make_submission,
     recognition_csv,
 )
+from glr_assets.store import Store
 from glr_assets.tables import read_table
 from glr_assets.training.versions import embedder_folder
 from glr_assets_tests.lineage import index
@@ -159,3 +160,52 @@ def test_a_model_of_another_index_is_refused(indexed: Embedded) -> None:
     make_faiss_index(indexed.source, indexed.store, indexed.recipe.retrieval.model_copy(update={"per_landmark": 2}), 0)
     with pytest.raises(MissingInputError, match="of another faiss_index"):
         make_submission(indexed.source, indexed.store, indexed.recipe)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "index/faiss_index.faiss",
+        "index/faiss_index.parquet",
+        "index/recognition_model.json",
+        "embeddings/non_landmark_embeddings.parquet",
+        "embeddings/non_landmark_embeddings.npy",
+        "embeddings/test/000.parquet",
+        "embeddings/test/000.npy",
+        "metadata/test_metadata.parquet",
+        "features/000.parquet",
+        "features/test/000.bin",
+    ],
+)
+def test_nothing_is_submitted_from_a_damaged_file(indexed: Embedded, path: str) -> None:
+    """It is named, what it belongs to counts as not made, and once that is made again the answers are as before."""
+    source, store, recipe = indexed.source, indexed.store, indexed.recipe
+    data = bytearray(store.read(path))
+    data[len(data) // 2 :][:8] = bytes(8)
+    data[len(data) // 2] ^= 1
+    store.write(path, bytes(data))
+    with pytest.raises(DamagedFileError, match=path):
+        make_submission(source, store, recipe)
+    assert not store.exists(SUBMISSION)
+    owner = next(name for name in receipt_names(store) if path in receipt_files(store, name))
+    with pytest.raises(MissingInputError, match=rf"{owner} in .* is unfinished: it is damaged: {path}"):
+        need_receipt(store, owner)
+
+
+def receipt_files(store: Store, name: str) -> set[str]:
+    found = read_receipt(store, name)
+    if isinstance(found, Unfinished):
+        return found.files
+    return set(found.outputs) if found is not None else set()
+
+
+@pytest.mark.parametrize(
+    "path", ["embeddings/index/000.parquet", "embeddings/index/000.npy", "metadata/index_metadata.parquet"]
+)
+def test_nothing_is_retrieved_from_a_damaged_file(indexed: Embedded, path: str) -> None:
+    store = indexed.store
+    data = bytearray(store.read(path))
+    data[len(data) // 2] ^= 1
+    store.write(path, bytes(data))
+    with pytest.raises(DamagedFileError, match=path):
+        make_retrieval_submission(indexed.source, store, indexed.recipe.retrieval)

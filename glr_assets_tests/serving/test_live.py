@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
 import pytest
 
-from glr_assets.receipts import receipt_path
+from glr_assets.receipts import need_receipt, receipt_path
 from glr_assets.retrieval.index import make_faiss_index
 from glr_assets.retrieval.schemas import INDEX_FILE, MODEL_FILE
 from glr_assets.serving.live import Live
 from glr_assets.serving.recogniser import Recogniser
 from glr_assets.store import Store
+from glr_assets_tests.lineage import rewritten
 from glr_assets_tests.serving.conftest import Served
 
 
@@ -80,14 +80,13 @@ def test_files_of_the_right_size_that_cannot_be_read_are_not_taken(served: Serve
     assert not live.refresh()
     assert live.current is first
     assert len(told) == 1
-    assert "recognition model" in told[0]
+    assert f"{MODEL_FILE}: expected SHA-256" in told[0]
 
 
 def test_an_index_of_another_embedder_is_not_taken(served: Served) -> None:
     live, told = watched(served.store)
-    receipt = json.loads(served.store.read(receipt_path("faiss_index")))
-    receipt["inputs"]["embedder"] = "0" * 64
-    served.store.write(receipt_path("faiss_index"), json.dumps(receipt).encode())
+    inputs = need_receipt(served.store, "faiss_index").inputs
+    rewritten(served.store, "faiss_index", inputs=inputs | {"embedder": "0" * 64})
     assert not live.refresh()
     assert live.current is None
     assert len(told) == 1

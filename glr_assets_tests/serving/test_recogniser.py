@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glr_assets.errors import MissingInputError
+from glr_assets.errors import DamagedFileError, MissingInputError
 from glr_assets.images.pixels import StoredImage, downsize
 from glr_assets.metadata.schemas import LANDMARK_LABELS, TRAIN_ATTRIBUTION
 from glr_assets.receipts import receipt_path
@@ -21,6 +21,7 @@ from glr_assets.serving.live import Live
 from glr_assets.serving.recogniser import MADE_FROM, Recogniser, Timings
 from glr_assets.store import Store
 from glr_assets.tables import read_table
+from glr_assets.training.versions import embedder_folder
 from glr_assets_tests.lineage import embed, index, write_recipe
 from glr_assets_tests.serving.conftest import Served
 
@@ -153,3 +154,50 @@ def test_what_has_not_been_made_is_named(served: Served, name: str) -> None:
     served.store.remove(receipt_path(name))
     with pytest.raises(MissingInputError, match=name):
         Recogniser.open(served.store)
+
+
+def damaged(store: Store, path: str) -> None:
+    data = bytearray(store.read(path))
+    data[len(data) // 2] ^= 1
+    store.write(path, bytes(data))
+
+
+def opened_files(store: Store) -> list[str]:
+    """What a recogniser opens: a file or two of each thing that it is made from."""
+    folder = embedder_folder(store)
+    return [
+        f"{folder}/embedder.pt",
+        f"{folder}/config.json",
+        "index/faiss_index.faiss",
+        "index/faiss_index.parquet",
+        "index/faiss_index.json",
+        "index/recognition_model.json",
+        "embeddings/non_landmark_embeddings.parquet",
+        "embeddings/non_landmark_embeddings.npy",
+        "metadata/landmark_labels.parquet",
+        "metadata/train_attribution.parquet",
+        "features/000.parquet",
+    ]
+
+
+def test_nothing_is_served_from_a_damaged_file(served: Served) -> None:
+    """What is in use stays in use, and the service tells which file is damaged, what it should be and how to fix it."""
+    store, told = served.store, []
+    live = Live(store, told.append)
+    assert live.refresh()
+    first = live.current
+    for path in opened_files(store):
+        good = store.read(path)
+        damaged(store, path)
+        with pytest.raises(
+            DamagedFileError, match=rf"{path}: expected SHA-256 \w+ by the receipt of .*, found SHA-256"
+        ):
+            Recogniser.open(store)
+        found = Live(store, told.append)
+        assert not found.refresh()
+        assert found.current is None
+        assert path in told[-1]
+        assert "glr verify --repair" in told[-1]
+        store.write(path, good)
+    assert live.current is first
+    assert Recogniser.open(store).version == first.recogniser.version if first is not None else False

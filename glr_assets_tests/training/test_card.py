@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glr_assets.errors import DamagedFileError, StoreError
 from glr_assets.receipts import Writer
 from glr_assets.recipes import Embedder, Training
 from glr_assets.store import Store
@@ -161,5 +163,34 @@ def test_a_record_is_of_whole_files_alone(tmp_path: Path) -> None:
     store.write("m/embedder.pt", b"weight")
     assert kept_record(store, "m") is None
     store.write("m/embedder.pt", b"weights")
-    store.write("m/metrics.json", b'{"validation_top1": 0.5, "history": []}')
+    store.remove("m/metrics.json")
     assert kept_record(store, "m") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"format": 2, "something": "new"}, "expected the record of a model of form 1, found form 2; use the release"),
+        ({"format": None}, "expected the record of a model of form 1, found none; use the release"),
+        ({"format": "1"}, "expected the record of a model of form 1, found form 1; use the release"),
+        ({"epochs": "many"}, "expected the record of a model, found epochs: Input should be a valid integer"),
+        ({"something": "new"}, "expected the record of a model, found something: Extra inputs are not permitted"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused_and_no_reason_to_train_again(
+    change: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    document = RECORD.model_dump(mode="json") | change
+    store.write("m/metrics.json", json.dumps(document).encode())
+    with pytest.raises(StoreError, match=re.escape(f"{tmp_path}/m/metrics.json: {found}")) as caught:
+        kept_record(store, "m")
+    assert "remove the file to train this version again" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 700, b"[]", b"null", b'{"format": 1, "model": "embed'])
+def test_a_record_that_is_none_is_refused(data: bytes, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("m/metrics.json", data)
+    with pytest.raises(DamagedFileError, match=r"expected the record of a model, found .*; restore it from a backup"):
+        kept_record(store, "m")

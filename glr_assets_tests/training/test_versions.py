@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glr_assets.errors import EmbedderError, MissingInputError
+from glr_assets.errors import EmbedderError, MissingInputError, StoreError
 from glr_assets.images.reader import ImageReader
 from glr_assets.manifests import kept_images
 from glr_assets.metadata.schemas import TRAIN_ATTRIBUTION
-from glr_assets.receipts import Receipt, Summary, Writer, make
+from glr_assets.receipts import Receipt, Summary, Writer, forcing, make
 from glr_assets.recipes import Recipe, load_recipe
 from glr_assets.source import open_source
 from glr_assets.store import Store
@@ -190,6 +191,37 @@ def test_another_seed_is_a_version_beside_the_first_which_stands_unless_damaged(
     assert versions.make_embedder(curated, recipe, told.append).receipt == first
     assert [line.split(":")[0] for line in told] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert weights.read_bytes() == data
+
+
+def test_damage_of_the_same_size_and_force_train_again_with_the_same_bytes(finished: Finished, recipe: Recipe) -> None:
+    store, first, told = finished.store, finished.receipt, list[str]()
+    epochs = ["epoch 1 of 2", "epoch 2 of 2"]
+    before = {path: store.read(path) for path in first.outputs}
+    with forcing("embedder"):
+        assert versions.make_embedder(store, recipe, told.append).receipt == first
+    assert [line.split(":")[0] for line in told] == epochs
+    told.clear()
+    weights = Path(store.path(f"{first.summary['folder']}/network.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-4096:] = bytes(4096)
+    weights.write_bytes(data)
+    store.remove("receipts/embedder.json")  # larger files are not hashed to find that an asset is done
+    assert versions.make_embedder(store, recipe, told.append).receipt == first
+    assert [line.split(":")[0] for line in told] == epochs
+    assert {path: store.read(path) for path in first.outputs} == before
+
+
+def test_a_record_of_a_later_release_is_refused_by_name(finished: Finished, recipe: Recipe) -> None:
+    store, folder, told = finished.store, finished.receipt.summary["folder"], list[str]()
+    document = json.loads(store.read(f"{folder}/metrics.json"))
+    store.write(f"{folder}/metrics.json", json.dumps(document | {"format": 2, "quality": {"gap": 0.5}}).encode())
+    store.remove("receipts/embedder.json")
+    with pytest.raises(StoreError, match=r"/metrics.json: expected .* form 1, found form 2; use the release"):
+        versions.make_embedder(store, recipe, told.append)
+    assert told == []
+    store.remove(f"{folder}/metrics.json")
+    assert versions.make_embedder(store, recipe, told.append).receipt == finished.receipt
+    assert len(told) == 2
 
 
 def test_other_rights_are_another_card_of_the_same_version(finished: Finished, recipe: Recipe) -> None:
