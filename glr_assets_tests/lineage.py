@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from glr_assets.metadata.tables import make_recognition_solution, make_retrieval_solution
-from glr_assets.receipts import need_receipt, receipt_path
+from glr_assets.receipts import find_receipt, receipt_path
 from glr_assets.recipes import Recipe
 from glr_assets.retrieval.embeddings import make_embeddings, make_non_landmark_embeddings
 from glr_assets.retrieval.index import make_faiss_index
@@ -76,7 +76,8 @@ def _toml(value: object) -> str:
 
 def rewritten(store: Store, name: str, **changes: object) -> None:
     """Another receipt in a receipt's place, with these values of its own."""
-    receipt = need_receipt(store, name)
+    receipt = find_receipt(store, name)
+    assert receipt is not None
     store.write(receipt_path(name), receipt.model_copy(update=changes).to_bytes())
 
 

@@ -121,8 +121,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
     names += ["image_catalog", "index_metadata", "embedder", "faiss_index", "non_landmark_embeddings"]
-    names += ["recognition_model"]
-    names += [recipe.retrieval.manifest]
+    names += ["recognition_model", recipe.retrieval.manifest]
     parameters: dict[str, Any] = {
         "evaluation": recipe.evaluation.model_dump(),
         "retrieval": recipe.retrieval.model_dump(),

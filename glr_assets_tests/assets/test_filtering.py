@@ -163,6 +163,8 @@ def test_near_duplicates_teach_together_or_are_held_out_together(run: Runner, pl
 
 def test_the_filters_checks_fail_on_what_they_are_for(run: Runner, platform: Platform) -> None:
     run.verified()
+    store = platform.open_store()
+    summary = need_receipt(store, "non_landmark_filter").summary
     for name in ("filter_decides_all", "filter_is_plausible"):
         assert evaluated(BY_NAME[name], platform).passed, name
     rewrite(platform, NON_LANDMARK_FILTER, lambda t: t.slice(1))
@@ -173,8 +175,6 @@ def test_the_filters_checks_fail_on_what_they_are_for(run: Runner, platform: Pla
     result = evaluated(BY_NAME["filter_is_plausible"], platform)
     assert not result.passed
     assert "100% of the set are dropped" in str(result.metadata["problem"].value)
-    store = platform.open_store()
-    summary = need_receipt(store, "non_landmark_filter").summary
     for share, least, problem in ((0.2, 0.1, "20.0% of held-out"), (None, None, "is not known"), (0.2, 0.0, "")):
         judged = {"held_out_landmarks_dropped": share, "held_out_landmarks_dropped_least": least}
         rewritten(store, "non_landmark_filter", summary=summary | judged)

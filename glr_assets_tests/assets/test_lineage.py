@@ -36,7 +36,7 @@ READ_IN_PART = {
     "non_landmark_embeddings": {"train_embeddings"},
 }
 PARTS = ("wanted:", "features")
-OUTSIDE = ("source:", "file:", "openimages:")
+OUTSIDE = ("source:", "file:", "hub:", "openimages:")
 
 
 def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, instance: dg.DagsterInstance) -> None:
