@@ -54,9 +54,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class _Large:
-    """What is held while a large image is decoded."""
+    """What is held while a large image is decoded, and which images are."""
 
     lock: AbstractContextManager[object] = threading.Lock()
+    pixels = LARGE_PIXELS
 
 
 class RefusedError(Exception):
@@ -138,14 +139,14 @@ class _Room:
 _ordinary = _Room()
 
 
-def share_large(lock: AbstractContextManager[object]) -> None:
-    """Let `alone_if_large` hold this lock, as processes want that share one."""
-    _Large.lock = lock
+def share_large(lock: AbstractContextManager[object], pixels: int) -> None:
+    """Let `alone_if_large` hold this lock, as processes want that share one, for images of more than so many pixels."""
+    _Large.lock, _Large.pixels = lock, pixels
 
 
 def alone_if_large(pixels: int) -> AbstractContextManager[object]:
     """Held while an image of so many pixels is decoded: of large ones one at a time, of others what fits together."""
-    return _Large.lock if pixels > LARGE_PIXELS else _ordinary.taken(pixels)
+    return _Large.lock if pixels > _Large.pixels else _ordinary.taken(pixels)
 
 
 def decode(data: bytes | memoryview, max_pixels: int, cost: Cost | None = None) -> Picture:

@@ -19,6 +19,8 @@ from glr_assets.serving.security import HEADERS
 #: An answer that is not read at so many bytes a second is given up, after so many seconds.
 _ANSWER_RATE: Final = 16 * 2**10
 _ANSWER_SECONDS: Final = 10.0
+#: Bytes that are read from a connection at once.
+_READ_BYTES: Final = 32 * 2**10
 #: Bytes of a request's line and headers.
 _HEADER_BYTES: Final = 16 * 2**10
 #: Parts of a chunked body cost some microseconds each: of more than so many the mean is to have so many bytes.
@@ -166,6 +168,9 @@ class Connection(H11Protocol):
         """As of a protocol."""
         # `pause_writing` then tells of every byte that the client does not read.
         transport.set_write_buffer_limits(high=0)
+        # For each read asyncio takes so many bytes of memory, of which the parts that nothing came for stay in holes.
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_BYTES
         super().connection_made(transport)
         peer = self.client[0] if self.client else None
         self.client_key = client_of(peer, (), ())

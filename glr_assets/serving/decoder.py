@@ -49,6 +49,8 @@ _LENGTHS: Final = struct.Struct("!II")
 _MOST_HEADER: Final = 64 * 2**10
 #: A picture that ingest stores byte for byte may hold megabytes of metadata. One of more bytes is stored without.
 _MOST_KEPT: Final = 2**20
+#: Images of more pixels are decoded one at a time: several beside the largest would take twice its memory.
+_LARGE_PIXELS: Final = 2**22
 #: A worker whose memory has grown by so much is replaced.
 _GROWTH: Final = 96 * 2**20
 _OPEN_FILES: Final = 64
@@ -154,7 +156,7 @@ def _work(connection: socket.socket, lock: int) -> None:
             header, data = receive_frame(connection, 2**32 - 1)
             order = Order.of(header)
             _bound_memory(baseline, order.limits.decode_memory // 2)
-            share_large(_Alone(lock, baseline, order.limits.decode_memory))
+            share_large(_Alone(lock, baseline, order.limits.decode_memory), _LARGE_PIXELS)
             _set_timers(order.limits.decode_seconds)
             found, answer = _answer(data, order)
             _set_timers(0)
@@ -187,8 +189,10 @@ class Order:
 
 def _answer(data: bytearray, order: Order) -> tuple[bytes, dict[str, Any]]:
     """The bytes to store and what was measured of them, or a refusal."""
+    whole = bytes(data)
+    data.clear()  # megabytes that would be held twice
     try:
-        stored = _decoded(bytes(data), order)
+        stored = _decoded(whole, order)
     except RefusedError as error:
         refused = too_much_memory(order.limits) if _OF_MEMORY.search(error.reason) else error
         return b"", {"refused": [refused.status, refused.code, refused.reason]}

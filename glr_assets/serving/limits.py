@@ -53,7 +53,7 @@ class Limits(BaseModel):
     decode_memory: int = Field(
         768 * 2**20,
         ge=64 * 2**20,
-        description="bytes of memory of decoding one photograph; half of it for those of up to 16.8 million pixels, of "
+        description="bytes of memory of decoding one photograph; half of it for those of up to 4.2 million pixels, of "
         "which several are decoded at once",
     )
     request_seconds: float = Field(

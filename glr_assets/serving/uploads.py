@@ -25,7 +25,7 @@ FORM_BYTES: Final = 64 * 2**10
 GRACE_SECONDS: Final = 10.0
 """A body may come in slower than the limit for so long."""
 #: Bytes of an upload in memory; more go to a file.
-_SPOOLED: Final = 64 * 2**10
+_SPOOLED: Final = 16 * 2**10
 _MOST_FIELDS: Final = 8
 _FIELD_BYTES: Final = 1024
 _NAME_LENGTH: Final = 120
@@ -139,7 +139,12 @@ class Arrivals:
         _give_up(max(others, key=lambda one: one.received))
 
     def _arriving(self) -> Iterator[_Arrival]:
-        return (one for one in self._all if one.deadline is not None and not one.given_up)
+        return (
+            one
+            for one in self._all
+            # One whose time is over has been told to end, and will when its turn in the loop comes.
+            if one.deadline is not None and not one.given_up and not one.deadline.expired()
+        )
 
 
 def _give_up(arrival: _Arrival) -> None:
@@ -204,7 +209,7 @@ async def _read(request: Request, form: _Reader, arrivals: Arrivals, arrival: _A
                 due = began + limits.upload_seconds
                 if limits.upload_rate:
                     due = min(due, began + GRACE_SECONDS + arrival.received / limits.upload_rate)
-                if not arrival.given_up:
+                if not arrival.given_up and not deadline.expired():
                     deadline.reschedule(due)
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
