@@ -21,6 +21,7 @@ class Glr:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.patience = 600  # seconds that a command may take
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GLR_", "DAGSTER_"))}
         self.environment = kept | {"OMP_NUM_THREADS": "1"}
 
@@ -32,7 +33,7 @@ class Glr:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=self.patience,
         )
 
     def begun(self, *arguments: str) -> subprocess.Popen[bytes]:
