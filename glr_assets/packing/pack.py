@@ -70,6 +70,8 @@ _TOLD_OF_A_KIND: Final = 10
 #: Photographs without a landmark may join a bucket later, or leave it.
 _FREE: Final = frozenset({"non_landmarks"})
 _COLUMNS: Final = tuple(field.name for field in fields(FileRow))
+#: What tells where a photograph was packed.
+_NEEDED: Final = frozenset({"path", "outcome", "landmark", "split", "sha256"})
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def pack(
     if non_landmarks is not None:
         paths = [p for p in files_below(non_landmarks, non_landmarks, [photos], left_out) if p.name != FILE_NAME]
         strangers = _judged(paths, non_landmarks, left_out, progress)
+    _ask_about_strangers(found, strangers, warn)
     lists = _credit_lists(photos, credits_file)
     earlier = _earlier(bucket)
     plan = _Plan(seed, shards, earlier, lists, names)
@@ -332,10 +335,27 @@ def _ask_about(names: Mapping[str, str], found: Mapping[str, Sequence[PhotoFile]
             other, path = first.setdefault(file.sha256, (key, file.name))
             if other != key:
                 twice.append(f"{file.name}: the same file as {path}, which is of another landmark; remove one of them")
-    for line in twice[:_TOLD_OF_A_KIND]:
+    _warn_of(twice, "in two landmarks", warn)
+
+
+def _ask_about_strangers(
+    found: Mapping[str, Sequence[PhotoFile]], strangers: Sequence[PhotoFile], warn: Callable[[str], None]
+) -> None:
+    """Say which photographs are given both as a landmark's and as showing none: one of the two is wrong."""
+    of_landmarks = {file.sha256: file.name for files in found.values() for file in files}
+    twice = [
+        f"{file.name}: without a landmark, and the same file as {of_landmarks[file.sha256]}; remove one of them"
+        for file in strangers
+        if file.sha256 in of_landmarks
+    ]
+    _warn_of(twice, "both of a landmark and without one", warn)
+
+
+def _warn_of(lines: Sequence[str], what: str, warn: Callable[[str], None]) -> None:
+    for line in lines[:_TOLD_OF_A_KIND]:
         warn(line)
-    if len(twice) > _TOLD_OF_A_KIND:
-        warn(f"{len(twice) - _TOLD_OF_A_KIND} more files are in two landmarks: equal sha256 in {FILES}")
+    if len(lines) > _TOLD_OF_A_KIND:
+        warn(f"{len(lines) - _TOLD_OF_A_KIND} more files are {what}: equal sha256 in {FILES}")
 
 
 def _judged(
@@ -375,14 +395,25 @@ def _credit_lists(photos: Path, credits_file: Path | None) -> list[CreditList]:
 class _Before:
     """What an earlier bucket says of photographs: split and usage by path and by content."""
 
+    rows: Sequence[FileRow]
     by_path: Mapping[str, FileRow]
     by_content: Mapping[str, FileRow]
 
     def of(self, file: PhotoFile, landmark: str | None) -> FileRow | None:
         """The earlier row of a photograph; those of landmarks and those without are kept apart."""
-        return self.by_path.get(_path_key(_normal(file.name), landmark)) or self.by_content.get(
-            _path_key(file.sha256, landmark)
+        return (
+            self._at(_normal(file.name), file.sha256, landmark)
+            or self.by_path.get(_path_key(_normal(file.name), landmark))
+            or self.by_content.get(_path_key(file.sha256, landmark))
         )
+
+    def _at(self, path: str, sha256: str, landmark: str | None) -> FileRow | None:
+        """The row of this very photograph: paths that differ in Unicode form alone are one path of several rows."""
+        return self._by_both.get((_path_key(path, landmark), sha256))
+
+    @cached_property
+    def _by_both(self) -> Mapping[tuple[str, str], FileRow]:
+        return {(_path_key(row.path, row.landmark or None), row.sha256): row for row in self.rows}
 
     def tests(self, landmark: str) -> bool:
         """Whether the landmark had a test query."""
@@ -390,19 +421,19 @@ class _Before:
 
     @cached_property
     def _tested(self) -> frozenset[str]:
-        return frozenset(
-            landmark_key(row.landmark) for row in self.by_path.values() if row.landmark and row.split == "test"
-        )
+        return frozenset(landmark_key(row.landmark) for row in self.rows if row.landmark and row.split == "test")
 
     def changes(self, rows: Sequence[FileRow]) -> dict[str, int]:
         """What happened to photographs between the earlier bucket and these rows, in figures."""
         found: Counter[str] = Counter()
         still: set[int] = set()
-        packed = {_path_key(row.path, row.landmark or None): row for row in rows if row.outcome == "packed"}
-        for key, row in packed.items() if self.by_path else ():
-            at_path = self.by_path.get(key)
-            alike = self.by_content.get(_path_key(row.sha256, row.landmark or None))
-            if alike is not None and _path_key(alike.path, alike.landmark or None) in packed:
+        packed = [row for row in rows if row.outcome == "packed"]
+        there = {_path_key(row.path, row.landmark or None) for row in packed}
+        for row in packed if self.rows else ():
+            landmark = row.landmark or None
+            at_path = self._at(row.path, row.sha256, landmark) or self.by_path.get(_path_key(row.path, landmark))
+            alike = self.by_content.get(_path_key(row.sha256, landmark))
+            if alike is not None and _path_key(alike.path, alike.landmark or None) in there:
                 alike = None  # the other one is still there, so this is a copy of it
             before = at_path or alike
             if before is None:
@@ -413,7 +444,7 @@ class _Before:
                 found["replaced by other content"] += 1
             elif landmark_key(before.landmark) != landmark_key(row.landmark):
                 found["given another landmark"] += 1
-        found["removed"] = sum(id(row) not in still for row in self.by_path.values())
+        found["removed"] = sum(id(row) not in still for row in self.rows)
         return {name: count for name, count in sorted(found.items()) if count}
 
 
@@ -423,15 +454,18 @@ def _path_key(name: str, landmark: str | None) -> str:
 
 
 def _earlier(bucket: Store) -> _Before:
+    earlier: list[FileRow] = []
     by_path: dict[str, FileRow] = {}
     by_content: dict[str, FileRow] = {}
     where = bucket.full_url(FILES)
     try:
         rows = strict_rows(io.BytesIO(bucket.read(FILES)), where, errors="surrogateescape")
         header = next(rows, (1, []))[1]
+        if not set(header) >= _NEEDED:
+            raise ValueError(f"expected a header with {', '.join(_COLUMNS)}")
         read = [dict(zip(header, row, strict=True)) for _, row in rows]
     except FileNotFoundError:
-        return _Before(by_path, by_content)
+        return _Before(earlier, by_path, by_content)
     except (TableError, ValueError) as error:
         raise SourceError(
             f"{where}: damaged ({error}), so which photograph had which id is not known; restore it, or remove it to "
@@ -440,9 +474,10 @@ def _earlier(bucket: Store) -> _Before:
     for values in read:
         if values.get("outcome") == "packed" and values.get("split") in SPLITS:
             row = FileRow(**{name: values.get(name) or "" for name in _COLUMNS})
+            earlier.append(row)
             by_path[_path_key(row.path, row.landmark or None)] = row
             by_content[_path_key(row.sha256, row.landmark or None)] = row
-    return _Before(by_path, by_content)
+    return _Before(earlier, by_path, by_content)
 
 
 def _normal(name: str) -> str:

@@ -177,7 +177,8 @@ def files_below(folder: Path, root: Path, outside: Sequence[Path], left_out: Lef
             elif entry.is_file() and os.access(entry, os.R_OK):
                 yield entry
             else:
-                detail = "permission denied" if entry.exists() else "a link that leads nowhere"
+                detail = "permission denied" if entry.is_file() else "a pipe, socket or device"
+                detail = detail if entry.exists() else "a link that leads nowhere"
                 left_out.add(name, "unreadable", detail, loud=True)
 
     yield from walk(folder)

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 
 from glr_assets.errors import SourceError
@@ -286,13 +286,19 @@ def _write_shard(store: Store, split: Split, key: str, photos: Sequence[Photo], 
                     tar.addfile(member, io.BytesIO(data))
                     tar.getmembers().clear()  # tarfile would keep every header to the end
             line = f"{through.md5.hexdigest()}  {name}\n".encode()
-            if store.size(path) == through.size and _read(store, layout.md5_path(split, key)) == line:
+            published = _read(store, layout.md5_path(split, key)) == line and store.size(path) == through.size
+            if published and _md5(store, path) == through.md5.hexdigest():  # what lies there may be damaged
                 raise _UnchangedError
     except _UnchangedError:
         unchanged = True
     else:
         store.write(layout.md5_path(split, key), line)
     return through.size, unchanged
+
+
+def _md5(store: Store, name: str) -> str:
+    with store.open(name) as file:
+        return hashlib.file_digest(cast(Any, file), "md5").hexdigest()
 
 
 def _read(store: Store, name: str) -> bytes | None:

@@ -679,3 +679,59 @@ def test_a_damaged_list_of_files_is_refused_before_ids_are_given_again(tmp_path:
             packed(photos, bucket)
     (bucket / FILES).write_bytes(sound)
     assert packed(photos, bucket)[0].changes == {}
+
+
+def test_paths_that_differ_in_unicode_form_alone_keep_their_splits(tmp_path: Path) -> None:
+    photos, bucket = tmp_path / "photos", tmp_path / "bucket"
+    for kind, form in enumerate(("NFC", "NFD")):
+        place = photos / unicodedata.normalize(form, "Café")
+        place.mkdir(parents=True)
+        for number in range(3):
+            scene(100 * kind + number).save(place / f"{number}.jpg")
+    packed(photos, bucket, test_fraction=0.99)
+    rows = list(csv.DictReader((bucket / FILES).read_text().splitlines()))
+    by_path = defaultdict(set)
+    for row in rows:
+        by_path[row["path"]].add(row["split"])
+    assert any(len(found) == 2 for found in by_path.values()), "no pair of paths is on two sides"
+    before = files(bucket)
+    summary, _ = packed(photos, bucket, test_fraction=0.99)
+    assert summary.changes == {}
+    assert {**files(bucket), "pack.json": b""} == {**before, "pack.json": b""}
+
+
+def test_a_shard_damaged_where_it_lies_is_written_again(tmp_path: Path) -> None:
+    photos, bucket = folder(tmp_path / "photos", {"One": 6}), tmp_path / "bucket"
+    packed(photos, bucket)
+    before = files(bucket)
+    shard = next((bucket / "train").glob("*.tar"))
+    damaged = bytearray(shard.read_bytes())
+    damaged[600:700] = bytes(100)
+    shard.write_bytes(damaged)
+    summary, _ = packed(photos, bucket)
+    assert summary.unchanged_shards == sum(summary.shards.values()) - 1
+    assert files(bucket)[shard.relative_to(bucket).as_posix()] == before[shard.relative_to(bucket).as_posix()]
+
+
+def test_a_photograph_of_a_landmark_and_of_none_is_said(tmp_path: Path) -> None:
+    photos, others = folder(tmp_path / "photos", {"One": 3}), tmp_path / "others"
+    others.mkdir()
+    shutil.copy(photos / "One" / "1.jpg", others / "x.jpg")
+    _, warnings = packed(photos, tmp_path / "bucket", non_landmarks=others)
+    assert "x.jpg: without a landmark, and the same file as One/1.jpg; remove one of them" in warnings
+
+
+def test_a_pipe_is_named_as_one(tmp_path: Path) -> None:
+    photos = folder(tmp_path / "photos", {"One": 2})
+    os.mkfifo(photos / "One" / "pipe.jpg")
+    _, warnings = packed(photos, tmp_path / "bucket")
+    assert "One/pipe.jpg: left out: unreadable (a pipe, socket or device)" in warnings
+
+
+@pytest.mark.parametrize("text", ["", "path,outcome\n", "a,b\n1,2\n"])
+def test_a_list_of_files_without_its_columns_is_refused(tmp_path: Path, text: str) -> None:
+    photos, bucket = folder(tmp_path / "photos", {"One": 3}), tmp_path / "bucket"
+    packed(photos, bucket)
+    (bucket / FILES).write_text(text)
+    with pytest.raises(SourceError, match="damaged"):
+        packed(photos, bucket)
