@@ -17,6 +17,8 @@ from glr_assets.errors import SettingsError
 
 #: Schemes whose URLs are paths of this machine.
 _LOCAL: Final = re.compile(r"(file|local|kaggle)://(.*)", re.DOTALL)
+#: One slash where two are meant: `s3:/bucket` would be a folder `s3:`. One letter is a disk of Windows.
+_ONE_SLASH: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"(?:\$\w+|\$\{\w+\}|%\w+%)(?:/|$)")
 
 
@@ -50,12 +52,23 @@ def location(text: str) -> str:
     """A folder or URL as all code uses it: paths of this machine are absolute, URLs of others as they are given.
 
     Raises:
-        SettingsError: as `local_path`.
+        SettingsError: as `local_path`; or a URL with one slash behind its scheme.
     """
+    one_slash = _ONE_SLASH.fullmatch(text)
+    if one_slash is not None:
+        raise SettingsError(f"{text}: a URL has two slashes there; write {one_slash[1]}://{_meant(one_slash)}")
     if "://" not in text:
         return str(local_path(text))
     found = _LOCAL.fullmatch(text)
-    return text if found is None else f"{found[1]}://{local_path(found[2] or '/')}"
+    if found is None:
+        return text
+    path = found[2].removeprefix("localhost") if found[2].startswith("localhost/") else found[2]  # RFC 8089
+    return f"{found[1]}://{local_path(path or '/')}"
+
+
+def _meant(one_slash: re.Match[str]) -> str:
+    is_path = _LOCAL.match(f"{one_slash[1]}://") is not None
+    return f"/{one_slash[2]}" if is_path else one_slash[2]
 
 
 def is_local(text: str) -> bool:

@@ -48,6 +48,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("file://~", "file://{home}"),
         ("file:///x/~/y", "file:///x/~/y"),
         ("file://x/y", "file://{here}/x/y"),
+        ("file://localhost/x/y", "file:///x/y"),
+        ("file://localhost", "file://{here}/localhost"),
+        ("C:/x", "{here}/C:/x"),
+        ("x/s3:/y", "{here}/x/s3:/y"),
         ("kaggle://~/x", "kaggle://{home}/x"),
         ("kaggle://x", "kaggle://{here}/x"),
         ("kaggle:///x", "kaggle:///x"),
@@ -154,3 +158,12 @@ def test_arguments_of_commands(home: Path, photos: Path, bucket: str) -> None:
     assert list(Path.cwd().iterdir()) == []
     with pytest.raises(SettingsError):
         local_path("$HOME/x")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("s3:/bucket/x", "s3://bucket/x"), ("file:/x/y", "file:///x/y"), ("kaggle:/x", "kaggle:///x")],
+)
+def test_a_url_with_one_slash_is_no_folder(given: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=f"write {meant}$"):
+        location(given)
