@@ -74,3 +74,14 @@ def _meant(one_slash: re.Match[str]) -> str:
 def is_local(text: str) -> bool:
     """Whether a folder or URL names a place of this machine."""
     return "://" not in text or _LOCAL.fullmatch(text) is not None
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two folders or URLs, as `location` gives them, are one; of this machine links are followed."""
+
+    def place(text: str) -> str | Path:
+        if not is_local(text):
+            return text.rstrip("/")
+        return Path(text.partition("://")[2] if "://" in text else text).resolve()
+
+    return place(one) == place(other)

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from glr_assets.errors import SettingsError, StoreError
-from glr_assets.locations import local_path, location
+from glr_assets.locations import local_path, location, same_place
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.sample import embedded_openimages
 from glr_assets.recipes import NAMED_RECIPES, Recipe, load_recipe
@@ -186,10 +186,13 @@ class Settings(BaseSettings):
 
         Raises:
             SourceError: it is missing, unreachable or of no known layout.
+            SettingsError: it is the store, whose files would lie among its own.
         """
         source = self.source or (self.remembered.source if self.remembered else None)
         if source is None:
             return embedded_sample(self.open_store())
+        if same_place(source, self.store):
+            raise SettingsError(f"{self.store}: both source and store; give the store (--store) a place of its own")
         options = self.source_options
         if not options and source.rstrip("/") == PUBLIC_BUCKET:
             options = {"anon": True}

@@ -171,3 +171,13 @@ def test_the_environment_is_read_when_asked_not_when_imported() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings.from_environment().store = "elsewhere"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("store", ["{here}/bucket", "file://{here}/bucket/", "{here}/link", "{here}/x/../bucket"])
+def test_a_source_is_not_its_own_store(tmp_path: Path, store: str) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "bucket")
+    given = Settings.from_environment(source=str(tmp_path / "bucket"), store=store.format(here=tmp_path))
+    with pytest.raises(SettingsError, match="both source and store"):
+        given.open_source()

@@ -44,6 +44,7 @@ def make_train_metadata(source: Source, store: Store) -> Made:
             raise TableError(
                 f"{source.table_url('train')}: no image in it; expected rows of id,url,landmark_id; check GLR_SOURCE"
             )
+        _refuse_negative(data["landmark_id"], source.table_url("train"))
         return data
 
     return _make_by_id(source, store, "train_metadata", TRAIN_METADATA, "train", read)
@@ -213,6 +214,7 @@ def make_recognition_solution(source: Source, store: Store) -> Made:
                 f"{url}: column landmarks: {error}; expected landmark ids with blanks between them; "
                 "correct the file at the source"
             ) from error
+        _refuse_negative(pc.list_flatten(landmarks), url)
         table = pa.table({"id": data["id"], "landmark_ids": landmarks, "usage": _usages(data["Usage"], url)})
         figures |= {"published": True, "repeated_rows": repeated}
         return table
@@ -239,6 +241,20 @@ def make_retrieval_solution(source: Source, store: Store) -> Made:
         return table
 
     return _make(source, store, "retrieval_solution", RETRIEVAL_SOLUTION, ("retrieval_solution",), build)
+
+
+def _refuse_negative(landmarks: pa.ChunkedArray, url: str) -> None:
+    """A negative number stands for no landmark in other data sets; here it would be a landmark of that number.
+
+    Raises:
+        TableError: there is one.
+    """
+    least = pc.min(landmarks).as_py()
+    if least is not None and least < 0:
+        raise TableError(
+            f"{url}: landmark id {least}; expected ids from 0 on, and an empty value where there is no landmark; "
+            "correct the file at the source"
+        )
 
 
 def _usages(values: pa.ChunkedArray, url: str) -> pa.ChunkedArray:

@@ -403,6 +403,8 @@ def test_a_lacking_column_is_named(source: Bucket, store: Store, asset: str, nam
         ("index_metadata", "index_image_to_landmark", "1e9,7", "1e9,7.5", "'7.5'"),
         ("recognition_solution", "recognition_solution", ",7,", ",seven,", "seven"),
         ("recognition_solution", "recognition_solution", "7 203093", "7;203093", "7;203093"),
+        ("recognition_solution", "recognition_solution", ",7,", ",-1,", "landmark id -1"),
+        ("train_metadata", "train", "d.jpg,40", "d.jpg,-1", "landmark id -1"),
         ("recognition_solution", "recognition_solution", "Public", "public", "Usage 'public'"),
         ("recognition_solution", "recognition_solution", "Public", "", "Usage ''"),
         ("retrieval_solution", "retrieval_solution", "Private", "Secret", "Usage 'Secret'"),
