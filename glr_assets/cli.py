@@ -451,6 +451,8 @@ def score(
     from glr_assets.evaluation.score import score_retrieval
     from glr_assets.evaluation.scored import score_file
 
+    if json_file is not None:
+        _writable(json_file)
     scores: dict[str, Any]
     if task == "recognition":
         found, unscored = score_file(submission, solution)
@@ -463,7 +465,6 @@ def score(
         shown = "-" if value is None else f"{value:.6f}" if isinstance(value, float) else value
         out.print(f"{name:>20}  {shown}", markup=False)
     if json_file is not None:
-        _writable(json_file)
         left_out = {"left_out": [part.as_json() for part in unscored]} if unscored else {}
         _write_json(json_file, json.dumps(scores | left_out, indent=2))
 

@@ -25,7 +25,7 @@ UNTERMINATED: Final = "csv_files_without_last_line_end"
 #: A row of GLDv2's train_clean.csv lists every image of a landmark.
 LONGEST_FIELD: Final = 64 * 2**20
 #: Bytes of a file's beginning that tell whether it is of another format.
-LONGEST_MARK: Final = 4096
+_LONGEST_MARK: Final = 4096
 _LONGEST_HEADER: Final = 2**16
 _QUOTE, _COMMA, _NEWLINE, _RETURN = b'",\n\r'
 #: What a file begins with that is no CSV, and what it is.
@@ -243,10 +243,10 @@ def strict_rows(
         errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it.
 
     Raises:
-        TableError: with the line: a NUL, bytes that are not UTF-8, or a quote that is not closed.
+        TableError: it is no CSV; or, with the line: a NUL, bytes that are not UTF-8, or a quote that is not closed.
     """
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(_decoded(lines, name, errors), delimiter=delimiter, strict=True)
+    reader = csv.reader(_decoded(_of_csv(lines, name), name, errors), delimiter=delimiter, strict=True)
     begins = 1
     try:
         for row in reader:
@@ -258,6 +258,20 @@ def strict_rows(
             f"{name}: line {begins}: not CSV ({error}, seen at line {reader.line_num}): a quoted value of this row "
             "is not closed, or text follows its end; close the quote, and double quotes inside values"
         ) from error
+
+
+def _of_csv(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The same lines, of a file that begins like no other format."""
+    rest = iter(lines)
+    first = b""
+    for block in rest:
+        first += block
+        if len(first) >= _LONGEST_MARK:
+            break
+    refuse_other_formats(first[:_LONGEST_MARK], name)
+    if first:
+        yield first
+    yield from rest
 
 
 def _decoded(lines: Iterable[bytes], name: str, errors: str) -> Iterator[str]:

@@ -119,6 +119,8 @@ def test_damage_is_named_with_its_line(text: str, told: str, size: int) -> None:
 def test_other_formats_are_named(data: bytes, told: str) -> None:
     with pytest.raises(TableError, match=told):
         read(data)
+    with pytest.raises(TableError, match=told):
+        list(strict_rows(io.BytesIO(data), "x.csv"))
 
 
 def test_a_last_row_without_its_line_end_is_known() -> None:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
-from glr_assets.csv_structure import LONGEST_MARK, holds_line_break, refuse_other_formats, strict_rows
+from glr_assets.csv_structure import holds_line_break, strict_rows
 from glr_assets.errors import RecipeError, TableError
 from glr_assets.openimages.layout import CLASS_COLUMNS, CLASS_DESCRIPTIONS, HIERARCHY
 from glr_assets.openimages.root import OpenImagesRoot
@@ -47,8 +47,6 @@ def read_descriptions(root: OpenImagesRoot) -> dict[str, str]:
     name = root.find(CLASS_DESCRIPTIONS)
     found: dict[str, str] = {}
     with root.open_table(name) as file:
-        refuse_other_formats(file.read(LONGEST_MARK), root.table_url(name))
-        file.seek(0)
         rows = list(strict_rows(file, root.table_url(name)))
     for number, (line, row) in enumerate(rows):
         if not number and tuple(row) == CLASS_COLUMNS:

@@ -24,6 +24,7 @@ from glr_assets.source.fingerprints import UNDECODABLE
 
 FILE_NAME: Final = "credits.csv"
 _COLUMNS = {"path", "author", "license", "title", "url"}
+_EXPECTED = "path and some of author, license, title, url"
 #: A path of a file as a row begins with it.
 _FILE_PATH = r"[^\r\n]*\.\w{2,5}"
 _UNKNOWN = {"", "unknown", "n/a", "none", "-", "?"}
@@ -108,7 +109,7 @@ def read_credits(path: Path, below: str = "") -> CreditList:
         below: the folder that its paths are relative to, as a path below the folder of landmarks.
 
     Raises:
-        SourceError: it cannot be read, lacks a column, or has a path twice; the line is named.
+        SourceError: it cannot be read, is empty, lacks a column, or has a path twice; the line is named.
     """
     try:
         data = path.read_bytes()
@@ -137,6 +138,8 @@ def read_credits(path: Path, below: str = "") -> CreditList:
                 rows[key] = Credit(**{name.name: known(values.get(name.name)) for name in fields(Credit)})
     except TableError as error:
         raise SourceError(str(error)) from error
+    if not columns:
+        raise SourceError(f"{path}: empty; expected a header with {_EXPECTED}")
     return CreditList(str(path), rows, below)
 
 
@@ -144,9 +147,7 @@ def _columns(header: list[str], where: str) -> list[str]:
     columns = ["license" if name == "licence" else name for name in (cell.strip().casefold() for cell in header)]
     known_columns = [name for name in columns if name in _COLUMNS]
     if "path" not in known_columns or len(set(known_columns)) < 2:
-        raise SourceError(
-            f"{where} has the columns {', '.join(columns)}; expected path and some of author, license, title, url"
-        )
+        raise SourceError(f"{where} has the columns {', '.join(columns)}; expected {_EXPECTED}")
     repeated = sorted({name for name in known_columns if known_columns.count(name) > 1})
     if repeated:
         raise SourceError(f"{where} has the column {', '.join(repeated)} twice; keep one")

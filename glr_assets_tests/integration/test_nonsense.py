@@ -61,6 +61,10 @@ OPTIONS: Mapping[str, tuple[list[str], str]] = {
     "a sample by FTP": (["sample", "ftp://127.0.0.1:1/x"], "connection refused"),
     "photographs that are nowhere": (["pack", "nowhere", "bucket"], "nowhere"),
     "photographs into no protocol": (["pack", ".", "nosuch://x"], "Protocol not known: nosuch"),
+    "scores below a file": (
+        ["score", "recognition", "--submission", "nowhere.csv", "--solution", "nowhere.csv", "--json", "/dev/null/x"],
+        "--json",
+    ),
     "a submission that is nowhere": (
         ["score", "recognition", "--submission", "nowhere.csv", "--solution", "nowhere.csv"],
         "nowhere.csv",
