@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from glr_assets.errors import GlrError, describe, trace
+from glr_assets.errors import GlrError, StoreError, describe, trace
 from glr_assets.interrupts import Interrupted, raising_interrupts
 from glr_assets.locations import local_path
 
@@ -324,6 +324,8 @@ def verify(
 ) -> None:
     """Hash every file that a receipt names, and say what is damaged, missing or left over; exit 0 if all is whole.
 
+    What results were made from and what is gone, as after a repair, is named too, with exit 1 until a run makes it.
+
     A store may be written meanwhile. A repair leaves what a running job holds; the next run makes again what is gone.
     """
     from glr_assets.integrity import verify as verify_store
@@ -334,17 +336,25 @@ def verify(
     opened = Settings.from_environment(store=store).open_store()
     with _hashing_progress() as told:
         report = verify_store(opened, names or (), repair=repair, told=told)
+    if not report.receipts and not report.problems:
+        raise StoreError(f"{opened.url}: nothing has been made there; check --store or GLR_STORE")
     for problem in report.problems:
         out.print(problem.told(), markup=False)
-    if report.unfinished:
-        out.print(f"not made: {', '.join(report.unfinished)}", markup=False)
+    unmade = sorted({*report.unfinished, *report.needed})
+    if unmade:
+        out.print(f"not made: {', '.join(unmade)}", markup=False)
     rate = report.bytes / 1e6 / report.seconds if report.seconds else 0.0
     seen = f"{report.files:,} files of {report.receipts:,} receipts, {report.bytes / 1e6:,.1f} MB"
-    state = "whole" if report.whole else f"{len(report.problems)} not whole"
+    if not report.whole:
+        state = f"{len(report.problems)} not whole"
+    elif report.needed:
+        state = f"nothing damaged, {len(report.needed)} to be made again by a run"
+    else:
+        state = "whole"
     out.print(f"{state}: {seen} in {report.seconds:.1f} s ({rate:,.0f} MB/s)", markup=False)
     if json_file is not None:
         _write_json(json_file, report.model_dump_json(indent=2))
-    if not report.whole:
+    if not report.whole or report.needed:
         raise typer.Exit(1)
 
 

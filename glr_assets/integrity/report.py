@@ -63,6 +63,8 @@ class Report(BaseModel):
         problems: what is not whole, by path.
         running: names of receipts, or of other locks, that running jobs hold.
         unfinished: names in whose place is the mark of a make that goes on, was killed or failed: not made.
+        needed: names that results which are there were made from, and that are not made, as after a repair; none that
+            a running job makes, and none where only some names were verified.
         unchecked: files that no receipt names and that are no fault, by what they are.
     """
 
@@ -75,6 +77,7 @@ class Report(BaseModel):
     problems: list[Problem]
     running: list[str]
     unfinished: list[str]
+    needed: list[str]
     unchecked: dict[str, int]
 
 

@@ -91,6 +91,7 @@ def verify(
         problems=sorted(problems, key=lambda problem: (problem.path, problem.receipt)),
         running=sorted(found.held()),
         unfinished=sorted(found.marks),
+        needed=[] if names else found.needed(),
         unchecked=dict(sorted(found.unchecked.items())),
     )
 
@@ -130,6 +131,17 @@ class Verification:
     def named(self) -> set[str]:
         """Every file that a receipt names."""
         return {path for receipt in self.receipts.values() for path in receipt.outputs}
+
+    def needed(self) -> list[str]:
+        """What results were made from and what is not made, sorted; not what a running job holds."""
+        made_from = {
+            name
+            for of, receipt in self.receipts.items()
+            if of == owner_of(of)
+            for name in receipt.inputs
+            if is_known(name)
+        }
+        return sorted(made_from - self.receipts.keys() - set(self.held()))
 
     def kept_of_marks(self) -> dict[str, dict[str, Written]]:
         """By the name of a mark the files of models that it found: they stay, and what was known of them holds."""

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from glr_assets.cli import app
 from glr_assets.errors import MissingInputError
 from glr_assets.integrity import Problem, Progress, verify
 from glr_assets.integrity import hashing as hashing_module
@@ -609,6 +611,47 @@ def test_whatever_is_damaged_is_whole_after_a_repair_and_as_before_after_a_run(
     assert verify(store).whole
     fill(store)
     assert every_file(store) == good
+
+
+def test_what_results_were_made_from_is_needed_until_it_is_made_again(filled: Store) -> None:
+    made(
+        filled,
+        "submission",
+        {"submissions/submission.csv": b"id,landmarks"},
+        inputs={"faiss_index": "1", "file:x": "2"},
+    )
+    assert verify(filled).needed == []
+    path_of(filled, "index/faiss_index.faiss").write_bytes(b"FAISS")
+    assert not verify(filled, repair=True).whole
+    report = verify(filled)
+    assert (report.whole, report.needed) == (True, ["faiss_index"])
+    with filled.locked(f"{LOCKS}/faiss_index"):
+        assert verify(filled).needed == []
+    fill(filled)
+    assert verify(filled).needed == []
+
+
+def test_the_command_is_content_only_where_nothing_is_missing(tmp_path: Path) -> None:
+    def run(store: Path) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["verify", "--store", str(store)])
+        return result.exit_code, " ".join(f"{result.output}{result.exception or ''}".split())
+
+    for nowhere in (tmp_path / "nowhere", tmp_path):
+        code, said = run(nowhere)
+        assert code == 1
+        assert "nothing has been made there; check --store" in said
+    store = Store(str(tmp_path / "store"))
+    fill(store)
+    made(store, "submission", {"submissions/submission.csv": b"id,landmarks"}, inputs={"faiss_index": "1"})
+    code, said = run(tmp_path / "store")
+    assert (code, said.partition(":")[0]) == (0, "whole")
+    store.remove(receipt_path("faiss_index"))
+    for name in FILES["faiss_index"]:
+        store.remove(name)
+    code, said = run(tmp_path / "store")
+    assert code == 1
+    assert "not made: faiss_index" in said
+    assert "nothing damaged, 1 to be made again by a run" in said
 
 
 def test_problems_read_as_one_line() -> None:
