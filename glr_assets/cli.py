@@ -177,7 +177,7 @@ def pack(
         ),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, max=1000, help="Shards a split.")] = 4,
-    test_fraction: Annotated[float, typer.Option(help="Share of each landmark's photographs that asks.")] = 0.3,
+    test_fraction: Annotated[float, typer.Option(help="Chance of a photograph to be a test query.")] = 0.3,
     clean_fraction: Annotated[
         float, typer.Option(help="Share of the train photographs in the competition's set; the rest is for filling.")
     ] = 1.0,

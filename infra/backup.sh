@@ -51,6 +51,10 @@ fi
 if [ -n "$store" ]; then
     : "${GLR_STORE:?set it to the root URL of the store, or give --instance-only}"
 fi
+if [ ! -f "$DAGSTER_HOME/dagster.yaml" ]; then
+    echo "error: DAGSTER_HOME=$DAGSTER_HOME holds no dagster.yaml; a store of \`glr demo --store S\` keeps its instance in S/.dagster" >&2
+    exit 1
+fi
 umask 077
 mkdir -p "$target/instance"
 
