@@ -45,7 +45,7 @@ _LINE_END = re.compile("\r\n|\r|\n")
 _HEX_DIGITS = "[0-9a-f]"
 _HEXADECIMAL = re.compile(rf"{_HEX_DIGITS}{{8,}}")
 _MARK = "\ufeff"
-_INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*")
+_INTEGER = re.compile(r"[ \t]*-?[0-9]{1,19}[ \t]*")
 
 Reopen = Callable[[], IO[bytes]]
 
@@ -199,7 +199,8 @@ def examine(
         name: its path or URL, for messages.
         columns: names that the header must have, each once; None where there may be no header.
         integers: those of them that hold integers of 64 bits.
-        filled: those of them that may not be empty, nor hold a line break.
+        filled: those of them that may not be empty, nor hold a line break; nor, but for integers, begin or end with a
+            blank.
 
     Returns:
         Whether any of its values holds a line break.
@@ -207,7 +208,7 @@ def examine(
     Raises:
         TableError: with the line: a NUL, bytes that are not UTF-8, a quote that is not closed, another number of
             values than the header has, a header or a byte order mark in the middle, a row inside a value, a key with a
-            line break, or a value of another kind.
+            line break or with a blank around it, or a value of another kind.
     """
     header: list[str] | None = None
     places: dict[str, int] = {}
@@ -320,6 +321,8 @@ def _check_row(
             raise TableError(
                 f"{where}: {column} holds a line break: the quote before it is not closed; correct the row"
             )
+        if column in filled and column not in integers and value != value.strip():
+            raise TableError(f"{where}: {column} {_shown(value)} begins or ends with a blank; remove it")
         is_integer = _INTEGER.fullmatch(value) and -(2**63) <= int(value) < 2**63
         if column in integers and value and not is_integer:
             raise TableError(f"{where}: {column} is {_shown(value)}, expected an integer; correct it")

@@ -1,7 +1,7 @@
 """Asset checks: every table against its schema, and what must hold across tables."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 import pyarrow as pa
@@ -20,7 +20,15 @@ from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.balance import BALANCED, unbalanced
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.manifests import kept_images
-from glr_assets.metadata.schemas import COMPETITION_TRAIN
+from glr_assets.metadata import checks as published
+from glr_assets.metadata.schemas import (
+    COMPETITION_TRAIN,
+    INDEX_METADATA,
+    RECOGNITION_SOLUTION,
+    RETRIEVAL_SOLUTION,
+    TEST_METADATA,
+    TRAIN_METADATA,
+)
 from glr_assets.openimages import checks as openimages
 from glr_assets.openimages import images
 from glr_assets.openimages.parts import part_keys, requests
@@ -61,8 +69,11 @@ def _holds(
     description: str,
     broken: Callable[[Store], str],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    after: Sequence[str] = (),
 ) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name=name, description=description)
+    """A check of an asset, which waits for the assets `after` where the same run makes them."""
+
+    @dg.asset_check(asset=asset, name=name, description=description, additional_deps=list(after))
     def check(platform: Platform) -> dg.AssetCheckResult:
         store = platform.open_store()
         try:
@@ -144,6 +155,52 @@ DRIFTING = (
     "train_manifest",
     "cleaned_manifest",
 )
+
+
+SPLITS = {"train_metadata": TRAIN_METADATA, "index_metadata": INDEX_METADATA, "test_metadata": TEST_METADATA}
+SOLUTIONS = {"recognition_solution": RECOGNITION_SOLUTION, "retrieval_solution": RETRIEVAL_SOLUTION}
+
+
+def _column(store: Store, asset: str, column: str = "id") -> pa.ChunkedArray | None:
+    """A column of a metadata table; None where the table has not been made: its own checks look again once it is."""
+    if find_receipt(store, asset) is None:
+        return None
+    return read_table(store, (SPLITS | SOLUTIONS)[asset], [column])[column]
+
+
+def _in_another_split(asset: str) -> Callable[[Store], str]:
+    def broken(store: Store) -> str:
+        ids = _column(store, asset)
+        others = {other: _column(store, other) for other in SPLITS if other != asset}
+        found = [
+            published.shared(ids, listed, other)
+            for other, listed in others.items()
+            if ids is not None and listed is not None
+        ]
+        return "; ".join(filter(None, found))
+
+    return broken
+
+
+def _not_test_images(*solutions: str) -> Callable[[Store], str]:
+    def broken(store: Store) -> str:
+        listed = _column(store, "test_metadata")
+        queries = {solution: _column(store, solution) for solution in solutions}
+        found = [
+            published.unlisted(ids, listed, f"queries of {solution}", "test_metadata")
+            for solution, ids in queries.items()
+            if ids is not None and listed is not None
+        ]
+        return "; ".join(filter(None, found))
+
+    return broken
+
+
+def _not_index_images(store: Store) -> str:
+    listed, named = _column(store, "index_metadata"), _column(store, "retrieval_solution", "index_ids")
+    if listed is None or named is None:
+        return ""
+    return published.unlisted(pc.list_flatten(named), listed, "relevant images", "index_metadata")
 
 
 def _leaks(store: Store) -> str:
@@ -270,6 +327,49 @@ FROM_CSV = (
 )
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = [
+    *(
+        _holds(
+            asset,
+            f"{asset}_shares_no_image",
+            "No id is in two of train, index and test: an image that trains and is asked for leaks its answer.",
+            _in_another_split(asset),
+            severity=WARN,
+            after=[other for other in SPLITS if other != asset],
+        )
+        for asset in SPLITS
+    ),
+    *(
+        _holds(
+            asset,
+            f"{asset}_queries_are_test_images",
+            "Every query with a published answer is in the table of the test images.",
+            _not_test_images(*solutions),
+            severity=WARN,
+            after=after,
+        )
+        for asset, solutions, after in (
+            ("test_metadata", tuple(SOLUTIONS), list(SOLUTIONS)),
+            *((solution, (solution,), ["test_metadata"]) for solution in SOLUTIONS),
+        )
+    ),
+    *(
+        _holds(
+            asset,
+            f"{asset}_relevant_images_are_listed",
+            "Every image that answers a retrieval query is in the table of the index images.",
+            _not_index_images,
+            severity=WARN,
+            after=[other],
+        )
+        for asset, other in (("index_metadata", "retrieval_solution"), ("retrieval_solution", "index_metadata"))
+    ),
+    _holds(
+        "index_metadata",
+        "index_landmarks_are_of_index_images",
+        "The landmarks published for the index are of images of the index, and not of none of them.",
+        lambda store: published.mislabelled(_receipt(store, "index_metadata").summary),
+        severity=WARN,
+    ),
     _holds(
         "image_catalog",
         "no_image_failed",

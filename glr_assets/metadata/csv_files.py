@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import IO
 
 import numpy as np
@@ -11,13 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from glr_assets.csv_structure import UNTERMINATED, CheckedCsv, Reopen, examine, key_pattern, refuse_swallowed_row
+from glr_assets.csv_structure import (
+    UNTERMINATED,
+    CheckedCsv,
+    Reopen,
+    examine,
+    key_pattern,
+    refuse_swallowed_row,
+    strict_rows,
+)
 from glr_assets.errors import SourceError, TableError
 from glr_assets.metadata.sorting import sorted_rows
 from glr_assets.receipts import Summary
 from glr_assets.source import Source, TableName
 from glr_assets.tables import repeated_keys
 
+_STRING = pa.string()
 LONGEST_ROW = 16 * 2**20
 """Bytes; a row of train_clean.csv lists every image of a landmark, 17 bytes each."""
 
@@ -41,8 +50,8 @@ def read_csv(
         figures: `UNTERMINATED` gains the table's name where its last row has no line end: the file may be cut there.
 
     Raises:
-        TableError: with the line: it is damaged (see `csv_structure`), lacks a column or has it twice, or holds a
-            value of another type.
+        TableError: with the line: it is damaged (see `csv_structure`), lacks a column or has it twice, holds a value
+            of another type, or an id with a blank before or after it.
         SourceError: it must be there and is not.
     """
     url = source.table_url(name)
@@ -69,6 +78,8 @@ def read_csv(
                     f"found {_shortened(','.join(checked.header))}; correct the file at the source"
                 )
             checked.watches_line_breaks = len(present) < len(checked.header)
+            # Arrow's parser takes 0x10 for the integer 16; no publisher means that.
+            as_read = {name: _STRING if pa.types.is_integer(kind) else kind for name, kind in present.items()}
             data = csv.read_csv(
                 checked,
                 # The border of a block is a row's end only after the rows before it are parsed: threads wait for
@@ -76,20 +87,27 @@ def read_csv(
                 read_options=csv.ReadOptions(block_size=LONGEST_ROW, use_threads=False),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
-                    column_types=present, include_columns=list(present), strings_can_be_null=False
+                    column_types=as_read, include_columns=list(present), strings_can_be_null=False
                 ),
             )
+            for place, (column, kind) in enumerate(present.items()):
+                if pa.types.is_integer(kind):
+                    data = data.set_column(place, column, integers_of(data[column]).cast(kind))
         except pa.ArrowInvalid as error:
             examined(present)
             raise TableError(f"{url}: {' '.join(str(error).split())}; correct the file at the source") from error
     repeated = [column for column in present if checked.header.count(column) > 1]
     lacking = [column for column in present if _lacks_values(data[column], or_empty=column == "id")]
     odd = repeated or lacking or _repeats_header(data) or ("id" in present and _is_broken(data["id"]))
+    blank = "id" in present and _first_with_blank(data["id"])
+    odd = odd or bool(blank)
     if odd or (checked.watches_line_breaks and checked.holds_line_breaks):
         examined(present)
     _refuse_swallowed_rows(data, checked.header, lambda: _reopened(source, name), url)
     for column in lacking:
         raise TableError(f"{url}: a row has no {column}; correct the file at the source")
+    if blank:
+        raise TableError(f"{url}: the id {blank!r} begins or ends with a blank; correct the file at the source")
     if figures is not None and not checked.ends_in_newline and data.num_rows:
         figures[UNTERMINATED] = ", ".join(filter(None, [str(figures.get(UNTERMINATED) or ""), name]))
     return _with_absent(data, columns) if len(present) < len(columns) else data
@@ -108,6 +126,39 @@ def _shortened(text: str) -> str:
 
 def _lacks_values(column: pa.ChunkedArray, *, or_empty: bool) -> bool:
     return bool(column.null_count or (or_empty and pc.any(pc.equal(column, "")).as_py()))
+
+
+def _first_with_blank(ids: pa.ChunkedArray) -> str:
+    """The first id that begins or ends with a blank of any kind, also a no-break space; empty where none does."""
+    for chunk in ids.chunks:
+        found = chunk.filter(pc.not_equal(chunk, pc.utf8_trim_whitespace(chunk)))
+        if len(found):
+            return str(found[0].as_py())
+    return ""
+
+
+def integers_of(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Strings of decimal digits, with a minus and blanks around them or not, as int64.
+
+    Raises:
+        pyarrow.ArrowInvalid: one is something else, as a number in hexadecimal digits, which Arrow would read.
+    """
+    hexadecimal = values.filter(pc.match_substring(values, "x", ignore_case=True))
+    if len(hexadecimal):
+        raise pa.ArrowInvalid(f"{hexadecimal[0].as_py()!r} is not an integer in decimal digits")
+    return pc.utf8_trim(values, " \t").cast(pa.int64())
+
+
+def line_where(source: Source, name: TableName, column: str, is_wrong: Callable[[str], bool]) -> str:
+    """`line 5: ` of the first row whose value in a column is wrong; empty where no row's is."""
+    header: list[str] | None = None
+    with _reopened(source, name) as file:
+        for line, row in strict_rows(file, source.table_url(name)):
+            if header is None:
+                header = row
+            elif is_wrong(row[header.index(column)]):
+                return f"line {line}: "
+    return ""
 
 
 def _is_broken(ids: pa.ChunkedArray) -> bool:

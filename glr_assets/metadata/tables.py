@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glr_assets.errors import TableError
-from glr_assets.metadata.csv_files import distinct_rows, one_row_per_key, read_csv, split_words
+from glr_assets.metadata.csv_files import (
+    distinct_rows,
+    integers_of,
+    line_where,
+    one_row_per_key,
+    read_csv,
+    split_words,
+)
 from glr_assets.metadata.schemas import (
     COMPETITION_TRAIN,
     INDEX_METADATA,
@@ -29,7 +36,10 @@ from glr_assets.source import Source, TableName
 from glr_assets.store import Store
 from glr_assets.tables import ROWS_A_GROUP, Table, TableWriter, fixed_width, places, read_table, taken
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
+UNLABELLED, UNKNOWN_LABELLED = "index_images_without_landmark", "landmarks_of_unknown_images"
+"""Figures of `index_metadata` where index_image_to_landmark.csv is published: index images that it lacks, and images
+that it names and index.csv lacks."""
 _STRING, _INT = pa.string(), pa.int64()
 _ROWS_AT_ONCE = ROWS_A_GROUP
 
@@ -140,6 +150,11 @@ def make_competition_train(source: Source, store: Store) -> Made:
                 "landmark_id": clean["landmark_id"].combine_chunks().take(pc.list_parent_indices(ids)),
             }
         )
+        if not listed.num_rows:
+            raise TableError(
+                f"{source.table_url('train_clean')}: no image in it; expected rows of landmark_id,images; download it "
+                "again or correct it at the source"
+            )
         data, repeated = one_row_per_key(listed, "id", source.table_url("train_clean"))
         strange = _strange(data, train)
         if len(strange):
@@ -171,12 +186,18 @@ def make_index_metadata(source: Source, store: Store) -> Made:
             return INDEX_METADATA.empty()
         index, repeated = one_row_per_key(index, "id", source.table_url("index"))
         labels = read_csv(source, "index_image_to_landmark", {"id": _STRING, "landmark_id": _INT}, figures=figures)
+        is_labelled = labels is not None
         if labels is None:
             labels = pa.schema({"id": _STRING, "landmark_id": _INT}).empty_table()
         labels, _ = one_row_per_key(labels, "id", source.table_url("index_image_to_landmark"))
         at = places(fixed_width(index["id"]), fixed_width(labels["id"]))
         landmarks = taken(labels.select(["landmark_id"]), at)["landmark_id"]
         figures |= {"published": True, "repeated_rows": repeated}
+        if is_labelled:
+            figures |= {
+                UNLABELLED: landmarks.null_count,
+                UNKNOWN_LABELLED: labels.num_rows - (index.num_rows - landmarks.null_count),
+            }
         return index.append_column("index_landmark_id", landmarks)
 
     return _make(source, store, "index_metadata", INDEX_METADATA, ("index", "index_image_to_landmark"), build)
@@ -208,10 +229,12 @@ def make_recognition_solution(source: Source, store: Store) -> Made:
         data, repeated = one_row_per_key(data, "id", url)
         words = split_words(data["landmarks"])
         try:
+            integers_of(pc.list_flatten(words))
             landmarks = words.cast(pa.list_(_INT))
         except pa.ArrowInvalid as error:
+            where = line_where(source, "recognition_solution", "landmarks", _holds_no_landmarks)
             raise TableError(
-                f"{url}: column landmarks: {error}; expected landmark ids with blanks between them; "
+                f"{url}: {where}column landmarks: {error}; expected landmark ids with blanks between them; "
                 "correct the file at the source"
             ) from error
         _refuse_negative(pc.list_flatten(landmarks), url)
@@ -241,6 +264,11 @@ def make_retrieval_solution(source: Source, store: Store) -> Made:
         return table
 
     return _make(source, store, "retrieval_solution", RETRIEVAL_SOLUTION, ("retrieval_solution",), build)
+
+
+def _holds_no_landmarks(value: str) -> bool:
+    """Whether a value is something else than landmark ids with blanks between them."""
+    return not all(re.fullmatch("-?[0-9]{1,19}", word) for word in value.split())
 
 
 def _refuse_negative(landmarks: pa.ChunkedArray, url: str) -> None:

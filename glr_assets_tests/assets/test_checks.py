@@ -18,7 +18,15 @@ from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
-from glr_assets.metadata.schemas import COMPETITION_TRAIN
+from glr_assets.metadata.schemas import (
+    COMPETITION_TRAIN,
+    INDEX_METADATA,
+    RECOGNITION_SOLUTION,
+    RETRIEVAL_SOLUTION,
+    TEST_METADATA,
+    TRAIN_METADATA,
+)
+from glr_assets.metadata.tables import UNKNOWN_LABELLED
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
 from glr_assets.receipts import Summary, need_receipt
 from glr_assets.tables import Table, read_table
@@ -124,6 +132,91 @@ def test_a_csv_without_its_last_line_end_warns(verified: Platform) -> None:
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert "train" in str(result.metadata)
+
+
+METADATA = {
+    "train_metadata": TRAIN_METADATA,
+    "index_metadata": INDEX_METADATA,
+    "test_metadata": TEST_METADATA,
+    "recognition_solution": RECOGNITION_SOLUTION,
+    "retrieval_solution": RETRIEVAL_SOLUTION,
+}
+
+
+def first_becomes(data: pa.Table, value: str) -> pa.Table:
+    return with_column(data, "id", pa.array([value, *data["id"].to_pylist()[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("asset", "other"),
+    [
+        ("train_metadata", "test_metadata"),
+        ("train_metadata", "index_metadata"),
+        ("index_metadata", "test_metadata"),
+    ],
+)
+def test_an_image_of_two_splits_warns(run: Runner, platform: Platform, asset: str, other: str) -> None:
+    assert run(*METADATA).success
+    shared = read_table(platform.open_store(), METADATA[asset], ["id"])["id"][0].as_py()
+    rewrite(platform, METADATA[other], lambda data: first_becomes(data, shared))
+    for looked_at in (asset, other):
+        result = evaluated(BY_NAME[f"{looked_at}_shares_no_image"], platform)
+        assert not result.passed
+        assert result.severity == dg.AssetCheckSeverity.WARN
+        assert f"1 images are also in {other if looked_at == asset else asset}, the first '{shared}'" in str(
+            result.metadata
+        )
+
+
+@pytest.mark.parametrize("solution", ["recognition_solution", "retrieval_solution"])
+def test_published_answers_of_no_test_image_warn(run: Runner, platform: Platform, solution: str) -> None:
+    assert run("test_metadata", solution).success
+    count = read_table(platform.open_store(), METADATA[solution]).num_rows
+    names = ("test_metadata_queries_are_test_images", f"{solution}_queries_are_test_images")
+    assert count > 1
+    assert all(evaluated(BY_NAME[name], platform).passed for name in names)
+    rewrite(platform, METADATA[solution], lambda data: first_becomes(data, "stranger"))
+    told = [evaluated(BY_NAME[name], platform) for name in names]
+    assert all(f"1 queries of {solution} are not in test_metadata" in str(result.metadata) for result in told)
+    rewrite(platform, TEST_METADATA, lambda data: data.slice(0, 0))
+    told += [evaluated(BY_NAME[name], platform) for name in names]
+    assert all(f"{count} queries of {solution} are not" in str(result.metadata) for result in told[2:])
+    assert {(result.passed, result.severity) for result in told} == {(False, dg.AssetCheckSeverity.WARN)}
+
+
+def test_relevant_images_that_the_index_lacks_warn(run: Runner, platform: Platform) -> None:
+    assert run("index_metadata", "retrieval_solution").success
+    names = ("index_metadata_relevant_images_are_listed", "retrieval_solution_relevant_images_are_listed")
+    assert all(evaluated(BY_NAME[name], platform).passed for name in names)
+    rewrite(platform, INDEX_METADATA, lambda data: data.slice(0, 0))
+    for result in (evaluated(BY_NAME[name], platform) for name in names):
+        assert not result.passed
+        assert result.severity == dg.AssetCheckSeverity.WARN
+        assert "relevant images are not in index_metadata" in str(result.metadata)
+
+
+def test_landmarks_of_images_that_the_index_lacks_warn(run: Runner, platform: Platform) -> None:
+    assert run("index_metadata").success
+    store = platform.open_store()
+    assert evaluated(BY_NAME["index_landmarks_are_of_index_images"], platform).passed
+    summary = need_receipt(store, "index_metadata").summary
+    rewritten(store, "index_metadata", summary=summary | {UNKNOWN_LABELLED: 3})
+    result = evaluated(BY_NAME["index_landmarks_are_of_index_images"], platform)
+    assert not result.passed
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert "3 images of index_image_to_landmark.csv" in str(result.metadata)
+
+
+def test_checks_across_tables_run_after_both_and_pass_where_one_is_not_made(run: Runner) -> None:
+    alone = run("test_metadata")
+    assert alone.success
+    assert all(found.passed for found in alone.get_asset_check_evaluations())
+    both = {
+        (found.asset_key.to_user_string(), found.check_name) for found in run(*METADATA).get_asset_check_evaluations()
+    }
+    assert {
+        (asset, f"{asset}_shares_no_image") for asset in ("train_metadata", "index_metadata", "test_metadata")
+    } < both
 
 
 def test_a_network_at_another_size_than_its_file_declares_warns(verified: Platform) -> None:

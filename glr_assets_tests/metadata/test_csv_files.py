@@ -95,6 +95,10 @@ def test_columns_come_by_name_whatever_stands_beside_them() -> None:
     assert rows(data) == [{"id": "007", "url": "u", "landmark_id": 5}]
 
 
+def test_blanks_around_an_integer_are_none_of_it() -> None:
+    assert [row["landmark_id"] for row in rows(b"id,url,landmark_id\n1,u, 5\n2,u,6 \n3,u,\t7\n")] == [5, 6, 7]
+
+
 def test_no_last_line_end_and_blank_lines() -> None:
     assert len(rows(b"id,url,landmark_id\n\n1,u,5\n\n2,u,6")) == 2
     assert rows(b"id,url,landmark_id\n") == []
@@ -117,6 +121,14 @@ def test_a_source_without_the_table() -> None:
         (b"id,url,landmark_id\n1,u,99999999999999999999\n", "99999999999999999999"),
         (b"id,url,landmark_id\n1,u,5\n2,u,\n3,u,7\n", "line 3: no landmark_id"),
         (b"id,url,landmark_id\n1,u,NA\n", "line 2: landmark_id is 'NA'"),
+        (b"id,url,landmark_id\n1,u,5\n2,u,0x16CE9\n", "line 3: landmark_id is '0x16CE9', expected an integer"),
+        (b"id,url,landmark_id\n1,u,0X1\n", "line 2: landmark_id is '0X1'"),
+        (b"id,url,landmark_id\n1,u,+5\n", "line 2: landmark_id is '+5'"),
+        ("id,url,landmark_id\n1,u,5\u00a0\n".encode(), "line 2: landmark_id is '5\\xa0'"),
+        (b"id,url,landmark_id\n1,u,5\n2 ,u,5\n", "line 3: id '2 ' begins or ends with a blank"),
+        (b"id,url,landmark_id\n1,u,5\n\t2,u,5\n", "line 3: id '\\t2' begins"),
+        (b"id,url,landmark_id\n ,u,5\n", "line 2: id ' ' begins"),
+        ("id,url,landmark_id\n1,u,5\n2\u00a0,u,5\n".encode(), "line 3: id '2\\xa0' begins or ends with a blank"),
         (b"id,url,landmark_id\n1,u,5\n2,u\n", "line 3: 2 values, expected 3"),
         (b'id,url,landmark_id\n1,u,5,"x\ny"\n', "line 2: 4 values, expected 3"),
         (b"id,url,landmark_id\n1,\xff\xfe,5\n", "line 2: the byte 0xff is not UTF-8"),
@@ -151,7 +163,7 @@ def test_a_quoted_field_over_the_border_of_blocks() -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=12)
-ids = texts.filter(lambda text: bool(text.strip()) and not set(text) & {"\n", "\ufeff"})
+ids = texts.filter(lambda text: bool(text) and text == text.strip() and not set(text) & {"\n", "\ufeff"})
 
 
 @settings(deadline=None)

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from glr_assets.errors import MissingInputError, SourceError, TableError
 from glr_assets.metadata import schemas, tables
+from glr_assets.metadata.checks import mislabelled, shared, unlisted
 from glr_assets.metadata.tables import (
+    UNKNOWN_LABELLED,
+    UNLABELLED,
     make_competition_train,
     make_index_metadata,
     make_landmark_labels,
@@ -355,6 +359,58 @@ def test_a_train_csv_without_images(source: Bucket, store: Store, text: str) -> 
     refused(source, store, "train_metadata", source.url("train"))
 
 
+@pytest.mark.parametrize("text", ["landmark_id,images\n", "landmark_id,images\n7,\n40, \n"])
+def test_a_train_clean_csv_without_images(source: Bucket, store: Store, text: str) -> None:
+    source.make("train_metadata", store)
+    source.write("train_clean", text)
+    refused(source, store, "competition_train", source.url("train_clean"), "no image in it")
+
+
+@pytest.mark.parametrize(
+    ("labels", "unlabelled", "unknown", "problem"),
+    [
+        ("1e9,7\n00f,8\n", 0, 0, ""),
+        ("1e9,7\n", 1, 0, ""),
+        ("1e9,7\nghost,8\n", 1, 1, "1 images of index_image_to_landmark.csv are not in index.csv"),
+        ("", 2, 0, "index_image_to_landmark.csv has a landmark of none of the 2 images of index.csv"),
+        ("1E9,7\n00F,8\n", 2, 2, "2 images of index_image_to_landmark.csv are not in index.csv; index_image_to"),
+    ],
+)
+def test_landmarks_of_other_images_than_the_index_has_are_counted(
+    source: Bucket, store: Store, labels: str, unlabelled: int, unknown: int, problem: str
+) -> None:
+    source.write("index_image_to_landmark", f"id,landmark_id\n{labels}")
+    summary = source.make("index_metadata", store).receipt.summary
+    assert (summary[UNLABELLED], summary[UNKNOWN_LABELLED]) == (unlabelled, unknown)
+    assert mislabelled(summary).startswith(problem)
+    assert bool(mislabelled(summary)) == bool(problem)
+
+
+def test_an_index_without_published_landmarks_is_not_warned_of(source: Bucket, store: Store) -> None:
+    source.remove("index_image_to_landmark")
+    assert mislabelled(source.make("index_metadata", store).receipt.summary) == ""
+
+
+def strings(*values: str) -> pa.ChunkedArray:
+    return pa.chunked_array([list(values)], pa.string())
+
+
+def test_ids_of_two_tables_are_counted() -> None:
+    assert shared(strings("a", "bb", "c"), strings("a", "c", "longer"), "train_metadata") == (
+        "2 images are also in train_metadata, the first 'a'"
+    )
+    assert shared(strings("a"), strings("b"), "train_metadata") == ""
+    assert shared(strings(), strings("b"), "train_metadata") == shared(strings("b"), strings(), "train_metadata") == ""
+
+
+def test_ids_that_no_table_lists_are_counted_once() -> None:
+    assert unlisted(strings("a", "x", "yy", "x"), strings("a", "b"), "queries", "test_metadata") == (
+        "2 queries are not in test_metadata, the first 'x'"
+    )
+    assert unlisted(strings("a", "x"), strings(), "queries", "test_metadata").startswith("2 queries")
+    assert unlisted(strings("a"), strings("a"), "queries", "t") == unlisted(strings(), strings(), "queries", "t") == ""
+
+
 def test_a_kaggle_folder(tmp_path: Path, store: Store) -> None:
     (tmp_path / "k" / "train").mkdir(parents=True)
     (tmp_path / "k" / "train.csv").write_text("id,landmark_id\n1e5,7\n007,40\n")
@@ -405,6 +461,23 @@ def test_a_lacking_column_is_named(source: Bucket, store: Store, asset: str, nam
         ("recognition_solution", "recognition_solution", "7 203093", "7;203093", "7;203093"),
         ("recognition_solution", "recognition_solution", ",7,", ",-1,", "landmark id -1"),
         ("train_metadata", "train", "d.jpg,40", "d.jpg,-1", "landmark id -1"),
+        (
+            "recognition_solution",
+            "recognition_solution",
+            ",7 203093,",
+            ",7 0x31955,",
+            "line 4: column landmarks: '0x31955'",
+        ),
+        ("train_metadata", "train", ",40", ",0x28", "line 5: landmark_id is '0x28'"),
+        ("landmark_labels", "train_label_to_category", "\n40,", "\n0x28,", "line 4: landmark_id is '0x28'"),
+        ("index_metadata", "index_image_to_landmark", "1e9,7", "1e9,0x7", "line 2: landmark_id is '0x7'"),
+        ("train_metadata", "train", "\nabc,", "\nabc\u00a0,", "line 5: id 'abc\\xa0' begins or ends with a blank"),
+        ("train_attribution", "train_attribution", "\n1e5,", "\n1e5 ,", "line 2: id '1e5 '"),
+        ("index_metadata", "index", "\n1e9", "\n1e9 ", "line 3: id '1e9 '"),
+        ("index_metadata", "index_image_to_landmark", "\n1e9", "\n1e9\u00a0", "line 2: id '1e9\\xa0'"),
+        ("test_metadata", "test", "\n000", "\n000 ", "line 3: id '000 '"),
+        ("recognition_solution", "recognition_solution", "\n000", "\n000 ", "line 3: id '000 '"),
+        ("retrieval_solution", "retrieval_solution", "\n000", "\n000\u2003", "line 3: id '000\\u2003'"),
         ("recognition_solution", "recognition_solution", "Public", "public", "Usage 'public'"),
         ("recognition_solution", "recognition_solution", "Public", "", "Usage ''"),
         ("retrieval_solution", "retrieval_solution", "Private", "Secret", "Usage 'Secret'"),
