@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from glr_assets.curation.dedupe import competition_images, dedupe
-from glr_assets.curation.fates import MISSING_REASON, stored_images
+from glr_assets.curation.fates import stored_images
 from glr_assets.curation.fill import make_train_extra
 from glr_assets.curation.leaks import OTHERS, train_leaks
 from glr_assets.curation.schemas import (
@@ -47,7 +47,14 @@ from glr_assets.curation.train_manifest import make_train_manifest
 from glr_assets.images.catalog import make_image_catalog
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.balance import BALANCED, unbalanced
-from glr_assets.ledger.image_ledger import INPUTS, PLANNED, STORED_REASON, VERSION_DIGITS, make_image_ledger
+from glr_assets.ledger.image_ledger import (
+    ABSENT_REASON,
+    INPUTS,
+    PLANNED,
+    STORED_REASON,
+    VERSION_DIGITS,
+    make_image_ledger,
+)
 from glr_assets.ledger.schemas import DECISIONS, IMAGE_LEDGER
 from glr_assets.ledger.why import why
 from glr_assets.metadata import tables
@@ -234,7 +241,7 @@ def pandas_ledger(work: Path) -> dict[str, float]:
         for side in sides:
             ledger = ledger.merge(side.assign(split="train"), on=["split", "id"], how="left")
         ledger["status"] = ledger["status"].fillna("missing")
-        ledger["reason"] = ledger["reason"].fillna(MISSING_REASON)
+        ledger["reason"] = ledger["reason"].fillna(ABSENT_REASON)
         ledger["in_train"] = ledger["in_train"].fillna(value=False).astype(bool)
         ledger = ledger.sort_values(["split", "id"])
         ledger.to_parquet(work / OTHERS_FILES[PANDAS], compression="zstd", index=False)
@@ -323,7 +330,7 @@ def duckdb_ledger(work: Path) -> dict[str, float]:
         receipts = {asset: find_receipt(store, asset) for asset in assets}
         digests = [receipt and receipt.digest[:VERSION_DIGITS] for receipt in receipts.values()]
         versions = pa.table({"asset": assets, "version": digests})
-        query = _DUCKDB.format(**read, missing=MISSING_REASON, stored=STORED_REASON, to=work / OTHERS_FILES[DUCKDB])
+        query = _DUCKDB.format(**read, missing=ABSENT_REASON, stored=STORED_REASON, to=work / OTHERS_FILES[DUCKDB])
         with duckdb.connect() as database:
             database.execute("SET enable_progress_bar = false")
             database.register("words", words)

@@ -143,7 +143,7 @@ def test_backup_and_restore_as_the_page_says(checkout: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "backups" / "today" / "store") == before
     shutil.rmtree(checkout / "data")
-    (setting, _, restore) = block.strip().splitlines()
+    (setting, _, _, restore) = block.strip().splitlines()
     done = in_checkout(checkout, "\n".join((setting, restore)).replace("/backups/", f"{tmp_path}/backups/"))
     assert done.returncode == 0, done.stderr
     assert digests(checkout / "data") == before
