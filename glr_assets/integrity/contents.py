@@ -37,7 +37,7 @@ OTHERS: Final = frozenset(
 FOLDERS: Final = frozenset(
     [
         *("metadata", "images", "manifests", "features", "verification", "openimages", "models", "embeddings", "index"),
-        *("submissions", "reports", "exports", "sample", "receipts", "runs"),
+        *("submissions", "query_labels", "reports", "exports", "sample", "receipts", "runs"),
     ]
 )
 #: Files of models cost hours: a repair leaves those that are whole.

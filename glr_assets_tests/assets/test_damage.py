@@ -98,9 +98,9 @@ def test_whatever_is_damaged_is_named_and_made_again(platform: Platform, instanc
                 apply(root / path, change(good))
         left_over = root / "images" / "train" / "999.tar"
         left_over.write_bytes(b"of a run that was killed")
-        lost = {path for path, damage in damaged.items() if path in receipts and damage == "deleted"}
-        # Without their receipt files are left over, and of those that are gone nothing tells.
-        untold = lost | {path for path, name in owners.items() if receipt_path(name) in lost}
+        # Of files whose receipt is damaged too, it is the receipt that is named; where that is gone, they are left over.
+        untold = {path for path, name in owners.items() if receipt_path(name) in damaged}
+        untold |= {path for path, damage in damaged.items() if path in receipts and damage == "deleted"}
         named = {problem.path for problem in verify(store, repair=True).problems}
         assert damaged.keys() - untold <= named
         assert str(left_over.relative_to(root)) in named

@@ -16,6 +16,7 @@ from glr_assets.defs.shards import contiguous
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
 from glr_assets.integrity import verify
 from glr_assets.integrity.contents import ASSETS as KNOWN_ASSETS
+from glr_assets.integrity.contents import FOLDERS
 from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import need_receipt, receipt_names
 from glr_assets.settings import Settings
@@ -71,6 +72,8 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     assert report.problems == []
     assert report.unchecked.keys() == {"records of runs"}
     assert report.files > len(dependencies)
+    outputs = {path for name in receipt_names(store) for path in need_receipt(store, name).outputs}
+    assert {path.partition("/")[0] for path in outputs} <= FOLDERS
 
 
 def _errors_are_told(store: Store) -> None:
