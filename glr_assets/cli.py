@@ -411,6 +411,8 @@ def why(
     opened = Settings.from_environment(store=store).open_store()
     if all_dropped == (image is not None):
         raise GlrError("expected an image or --dropped, and not both; for example `glr why IMG_001.jpg`")
+    if image is not None and (landmark is not None or reason is not None):
+        raise GlrError("--landmark and --reason choose among the images of --dropped; leave them out, or the image")
     if image is None:
         found = dropped(opened, landmark, reason)
         if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import reduce
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote, unquote
@@ -87,7 +88,7 @@ def why(store: Store, image: str) -> list[ImageStory]:
         MissingInputError: the ledger has not been made.
         GlrError: no table and no shard names such an image.
     """
-    ledger = _rows(store, IMAGE_LEDGER, "id", image)
+    ledger = _rows(store, IMAGE_LEDGER, "id", image) if _is_text(image) else []
     if not ledger:
         named = image_ids(store, image)
         ledger = [row for name in named for row in _rows(store, IMAGE_LEDGER, "id", name)]
@@ -103,6 +104,12 @@ def image_ids(store: Store, name: str) -> list[str]:
     """The ids of images of that file name, path, title or URL, sorted; case and percent-encoding do not matter."""
     wanted = _plain(name)
     last = wanted.rpartition("/")[2]
+    try:
+        encoded = quote(last, safe="()',!*", errors="surrogateescape").lower()
+    except UnicodeEncodeError:  # a surrogate that stands for no byte is in no name
+        return []
+    # A name that is not UTF-8 stands in no table but percent-encoded.
+    words = [last, encoded] if _is_text(last) else [encoded]
     found: set[str] = set()
     tables: tuple[tuple[Table, tuple[str, ...]], ...] = (
         (TRAIN_METADATA, ("url",)),
@@ -115,10 +122,7 @@ def image_ids(store: Store, name: str) -> list[str]:
             for column in columns:
                 # Of millions of rows only those that hold the last word, however encoded, are looked at one by one.
                 values = pc.utf8_lower(pc.fill_null(part[column], ""))
-                likely = pc.or_(
-                    pc.match_substring(values, last), pc.match_substring(values, quote(last, safe="()',!*").lower())
-                )
-                rows = part.filter(likely)
+                rows = part.filter(reduce(pc.or_, [pc.match_substring(values, word) for word in words]))
                 for image_id, value in zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True):
                     plain = _plain(value or "")
                     if wanted and (plain == wanted or plain.endswith("/" + wanted)):
@@ -127,7 +131,14 @@ def image_ids(store: Store, name: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", unquote(name)).casefold().strip().strip("/").removeprefix("./")
+    """A name as names are compared; bytes that are not UTF-8, of an argument or percent-encoded, are surrogates."""
+    decoded = unquote(name, errors="surrogateescape")
+    return unicodedata.normalize("NFC", decoded).casefold().strip().strip("/").removeprefix("./")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is text of Unicode; an argument of other bytes holds surrogates, which Arrow cannot take."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def dropped(store: Store, landmark: str | None = None, reason: str | None = None) -> list[Dropped]:
@@ -140,11 +151,16 @@ def dropped(store: Store, landmark: str | None = None, reason: str | None = None
 
     Raises:
         MissingInputError: the ledger has not been made.
+        GlrError: no landmark has that id or name.
     """
     names = {row["landmark_id"]: row["name"] for row in read_table(store, LANDMARK_LABELS).to_pylist()}
     columns = ["id", "split", "landmark_id", "status", "reason", "decision", "decision_reason", "partner"]
+    asked = None if landmark is None else {of for of, name in names.items() if _is_of(landmark, of, name)}
     found: list[Dropped] = []
     for part in read_parts(store, IMAGE_LEDGER, columns):
+        if landmark is not None and asked is not None:
+            # A landmark may have images and no row of its own.
+            asked |= {of for of in pc.unique(part["landmark_id"]).to_pylist() if of is not None and landmark == str(of)}
         out = pc.or_kleene(
             pc.equal(part["status"], "failed"), pc.is_in(part["decision"], pa.array(["dropped", "failed"]))
         )
@@ -152,10 +168,7 @@ def dropped(store: Store, landmark: str | None = None, reason: str | None = None
             failed = row["status"] == "failed"
             told = row["reason"] if failed else row["decision_reason"] or ""
             name = names.get(row["landmark_id"])
-            of_landmark = landmark in {None, str(row["landmark_id"])} or (
-                landmark is not None and name is not None and landmark.casefold() in name.casefold()
-            )
-            if not of_landmark:
+            if asked is not None and row["landmark_id"] not in asked:
                 continue
             if reason is not None and reason.casefold() not in told.casefold():
                 continue
@@ -169,7 +182,16 @@ def dropped(store: Store, landmark: str | None = None, reason: str | None = None
                     partner=None if failed else row["partner"],
                 )
             )
+    if asked is not None and not asked:
+        raise GlrError(
+            f"landmark {landmark!r}: no landmark of {store.url} has this id, or a name with this part; "
+            "check the letters, or leave --landmark out"
+        )
     return _with_files(store, found)
+
+
+def _is_of(landmark: str, landmark_id: int, name: str | None) -> bool:
+    return landmark == str(landmark_id) or (name is not None and landmark.casefold() in name.casefold())
 
 
 def _with_files(store: Store, images: list[Dropped]) -> list[Dropped]:

@@ -61,6 +61,8 @@ OPTIONS: Mapping[str, tuple[list[str], str]] = {
     "a sample by FTP": (["sample", "ftp://127.0.0.1:1/x"], "connection refused"),
     "photographs that are nowhere": (["pack", "nowhere", "bucket"], "nowhere"),
     "photographs into no protocol": (["pack", ".", "nosuch://x"], "Protocol not known: nosuch"),
+    "one image of a landmark": (["why", "a.jpg", "--landmark", "gate"], "--landmark and --reason"),
+    "one image with a reason": (["why", "a.jpg", "--reason", "gate"], "--landmark and --reason"),
     "scores below a file": (
         ["score", "recognition", "--submission", "nowhere.csv", "--solution", "nowhere.csv", "--json", "/dev/null/x"],
         "--json",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pytest
@@ -21,9 +22,15 @@ from glr_assets.ledger.account import account_lines, image_account
 from glr_assets.ledger.balance import unbalanced
 from glr_assets.ledger.image_ledger import ABSENT_REASON, ledger_pieces, make_image_ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
-from glr_assets.ledger.why import ImageStory, dropped, dropped_lines, told, why
+from glr_assets.ledger.why import ImageStory, dropped, dropped_lines, image_ids, told, why
 from glr_assets.manifests import kept_images
-from glr_assets.metadata.schemas import COMPETITION_TRAIN, TRAIN_ATTRIBUTION
+from glr_assets.metadata.schemas import (
+    COMPETITION_TRAIN,
+    INDEX_METADATA,
+    TEST_METADATA,
+    TRAIN_ATTRIBUTION,
+    TRAIN_METADATA,
+)
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.receipts import Made
 from glr_assets.source import BucketSource
@@ -298,9 +305,24 @@ def test_why_of_an_image_in_two_shards_tells_the_stored_one(lineage: Lineage) ->
 def test_why_of_an_image_nobody_names_says_so(lineage: Lineage) -> None:
     with pytest.raises(GlrError, match=r"'nobody': no table and no ingested shard"):
         why(lineage.store, "nobody")
-    for hostile in ("", "' or 1=1", "../..", "\0"):
-        with pytest.raises(GlrError):
+    for hostile in ("", "' or 1=1", "../..", "\0", "\udcff", "%ff", "\ud800", "x/\udcff.jpg"):
+        with pytest.raises(GlrError, match="no table and no ingested shard"):
             why(lineage.store, hostile)
+
+
+def test_a_file_name_that_is_no_utf8_is_found_by_its_bytes(lineage: Lineage, tmp_path: Path) -> None:
+    """`glr pack` writes such names percent-encoded; the shell gives their bytes, which Python holds as surrogates."""
+    store = Store(str(tmp_path / "store"))
+    rows = read_table(lineage.store, TRAIN_METADATA).to_pylist()
+    wanted = rows[0]["id"]
+    rows[0]["url"] = "gates/" + quote(b"S\xffd.JPG")
+    for table in (TRAIN_METADATA, TRAIN_ATTRIBUTION, INDEX_METADATA, TEST_METADATA):
+        held = TRAIN_METADATA.rows(rows) if table is TRAIN_METADATA else read_table(lineage.store, table)
+        with store.writing(table.path) as file:
+            write_table(table, held, file)
+    assert image_ids(store, os.fsdecode(b"gates/s\xffd.jpg")) == [wanted]
+    assert image_ids(store, "S%FFd.JPG") == [wanted]
+    assert image_ids(store, os.fsdecode(b"s\xfed.jpg")) == []
 
 
 def test_why_before_the_ledger_is_made_says_what_to_do(store: Store) -> None:
@@ -340,6 +362,9 @@ def test_dropped_images_are_listed_by_landmark_and_reason(lineage: Lineage) -> N
         == {one.id for one in dropped(lineage.store, landmark=str(SMALL))}
     )
     assert of_small
+    for nobody in ("nonsense", "\udcff", "-1"):
+        with pytest.raises(GlrError, match=r"no landmark of .* has this id"):
+            dropped(lineage.store, landmark=nobody)
     assert {one.reason for one in dropped(lineage.store, reason="DIVERSE")} == {
         one.reason for one in found if "diverse" in one.reason
     }
