@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path, PurePosixPath
 from statistics import median_low
 from typing import Final
 
@@ -16,7 +17,15 @@ from glr_assets.errors import DamagedFileError, GlrError, StoreError
 from glr_assets.exports.images import NAMED_AT_MOST, ExportImage, ExportImages, export_images, manifest_inputs, named
 from glr_assets.exports.listings import attribution_csv, fiftyone_labels, landmarks_csv, train_csv
 from glr_assets.exports.order import Rows, export_order, file_borders
-from glr_assets.exports.packages import PACKAGES, Package, PackageFile, PackageKind, mark
+from glr_assets.exports.packages import (
+    EXPORTS,
+    PACKAGES,
+    Package,
+    PackageFile,
+    PackageKind,
+    is_of_users,
+    mark,
+)
 from glr_assets.receipts import (
     Made,
     Receipt,
@@ -82,20 +91,26 @@ class Progress:
 
 def in_the_store(store: Store, name: str) -> Destination:
     """A package's own folder of the store."""
-    return Destination(store, f"exports/{name}")
+    return Destination(store, f"{EXPORTS}/{name}")
 
 
 def in_a_folder(store: Store, url: str, name: str) -> Destination:
     """Another folder, or a URL, of the package's own; a URL of the store's kind is opened with the store's options.
 
     Raises:
-        StoreError: it is the store itself, or holds another package.
+        StoreError: it is the store itself, lies among the store's own files, or holds another package.
     """
     target = Store(url)
     if target.fs.protocol == store.fs.protocol:
         target = Store(url, store.options)
-    if (target.fs.protocol, target.root) == (store.fs.protocol, store.root):
+    inside = _inside(store, target)
+    if inside == "":
         raise StoreError(f"{url}: is the store itself; leave --to out, or name a folder of its own for {name}")
+    if inside is not None and not is_of_users(inside):
+        raise StoreError(
+            f"{url}: lies among the store's own files; leave --to out, or name a folder outside the store or a new one "
+            f"in its {EXPORTS}/ for {name}"
+        )
     try:
         held = PackageIndex.model_validate(target.read_json(INDEX)).name
     except FileNotFoundError:
@@ -105,6 +120,20 @@ def in_a_folder(store: Store, url: str, name: str) -> Destination:
     if held != name:
         raise StoreError(f"{url}: holds the export {held}; name another folder for {name}")
     return Destination(target)
+
+
+def _inside(store: Store, target: Store) -> str | None:
+    """The path of a folder below the root of a store, links followed; empty for the root; None where it is outside."""
+    if target.fs.protocol != store.fs.protocol:
+        return None
+    roots = [target.root, store.root]
+    if "file" in store.fs.protocol:
+        roots = [str(Path(root).resolve()) for root in roots]
+    below, root = (PurePosixPath(root) for root in roots)
+    if not below.is_relative_to(root):
+        return None
+    path = below.relative_to(root).as_posix()
+    return "" if path == "." else path
 
 
 def make_export(

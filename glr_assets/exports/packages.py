@@ -11,6 +11,7 @@ from glr_assets.exports.images import ExportImage
 from glr_assets.exports.tars import WebdatasetTar
 from glr_assets.exports.tfrecord import TfRecordFile
 from glr_assets.exports.zips import ImageZip
+from glr_assets.manifests import MANIFESTS
 
 PackageKind = Literal["tfrecord", "webdataset", "zip"]
 
@@ -59,3 +60,12 @@ PACKAGES: Final[dict[PackageKind, Package]] = {
     ),
     "zip": Package("zip", lambda number, of: f"train{mark(number, of)}.zip", ImageZip),
 }
+#: The folder of a store in which packages lie, each in a folder of its name.
+EXPORTS: Final = "exports"
+PACKAGE_NAMES: Final = frozenset(kind.name(manifest) for kind in PACKAGES.values() for manifest in MANIFESTS)
+
+
+def is_of_users(path: str) -> bool:
+    """Whether a path of a store is in a folder of its `exports/` that a user named: no package's own."""
+    top, _, below = path.partition("/")
+    return top == EXPORTS and bool(below) and below.partition("/")[0] not in PACKAGE_NAMES

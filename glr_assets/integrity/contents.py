@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from glr_assets.exports.packages import PACKAGES
-from glr_assets.manifests import MANIFESTS
+from glr_assets.exports.packages import EXPORTS, PACKAGE_NAMES, is_of_users
 from glr_assets.receipts import RECEIPTS
 from glr_assets.store import is_lock
 from glr_assets.training.record import RECORD_NAME
@@ -30,14 +29,12 @@ ASSETS: Final = frozenset(
     ]
 )
 #: What has receipts beside the assets: the rendered samples, and packages of any manifest.
-OTHERS: Final = frozenset(
-    {"sample", "openimages_sample", *(kind.name(manifest) for kind in PACKAGES.values() for manifest in MANIFESTS)}
-)
+OTHERS: Final = frozenset({"sample", "openimages_sample", *PACKAGE_NAMES})
 #: Folders that the lineage writes; what lies in others is not the store's.
 FOLDERS: Final = frozenset(
     [
         *("metadata", "images", "manifests", "features", "verification", "openimages", "models", "embeddings", "index"),
-        *("submissions", "query_labels", "reports", "exports", "sample", "receipts", "runs"),
+        *("submissions", "query_labels", "reports", EXPORTS, "sample", "receipts", "runs"),
     ]
 )
 #: Files of models cost hours: a repair leaves those that are whole.
@@ -84,7 +81,7 @@ def kind_without_receipt(path: str, made: Collection[str], with_record: Collecti
     if path.startswith(SAMPLE):
         owner = "openimages_sample" if path.startswith(OPENIMAGES_SAMPLE) else "sample"
         return "" if owner in made else "of a sample without a receipt"
-    return ""
+    return "of packages in folders that were named" if is_of_users(path) else ""
 
 
 def is_receipt(path: str) -> bool:

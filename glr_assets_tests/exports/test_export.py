@@ -23,6 +23,7 @@ from glr_assets.exports.images import export_images
 from glr_assets.exports.order import export_order
 from glr_assets.exports.packages import PACKAGES, PackageKind
 from glr_assets.images.reader import ImageReader
+from glr_assets.integrity import verify
 from glr_assets.receipts import find_receipt
 from glr_assets.recipes import Exports
 from glr_assets.source import KaggleSource
@@ -336,12 +337,32 @@ def test_a_folder_of_another_export_and_the_store_itself_are_refused(packed: Sto
         make_export(packed, "tfrecord", FIVE, 0, to=folder)
     with pytest.raises(StoreError, match="is the store itself"):
         make_export(packed, "zip", FIVE, 0, to=packed.url + "/")
+    linked = tmp_path / "linked"
+    linked.symlink_to(Path(packed.root) / "images", target_is_directory=True)
+    own = digests(Path(packed.root))
+    for inside in ("images", "images/train/new", "new", "exports", "exports/train_zip", "exports/train_zip/x"):
+        with pytest.raises(StoreError, match=f"{inside}: lies among the store's own files"):
+            make_export(packed, "zip", FIVE, 0, to=f"{packed.url}/{inside}")
+    with pytest.raises(StoreError, match="linked: lies among the store's own files"):
+        make_export(packed, "zip", FIVE, 0, to=str(linked))
+    assert digests(Path(packed.root)) == own
     (tmp_path / "other").mkdir()
     for text in ("no json", '{"name": 3}'):
         (tmp_path / "other/export.json").write_text(text)
         with pytest.raises(GlrError, match=r"other/export\.json"):
             make_export(packed, "zip", FIVE, 0, to=str(tmp_path / "other"))
     assert digests(tmp_path / "mine") == before
+
+
+def test_a_folder_in_exports_holds_a_package_that_a_repair_leaves(packed: Store) -> None:
+    make_export(packed, "zip", FIVE, 0, to=f"{packed.url}/exports/mine")
+    make_export(packed, "zip", FIVE, 0, to=f"{packed.root}-beside")
+    held = digests(Path(packed.root) / "exports/mine")
+    assert held.keys() >= {"export.json", "train.csv"}
+    packed.write("exports/train_zip/left.zip", b"over")
+    report = verify(packed, repair=True)
+    assert [problem.path for problem in report.problems] == ["exports/train_zip/left.zip"]
+    assert digests(Path(packed.root) / "exports/mine") == held
 
 
 @pytest.fixture
