@@ -20,6 +20,7 @@ from rich.console import Console
 from glr_assets.errors import GlrError, StoreError, describe, trace
 from glr_assets.interrupts import Interrupted, raising_interrupts
 from glr_assets.locations import local_path
+from glr_assets.standard_output import OutputError, telling_output_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -539,7 +540,11 @@ def serve(
     # As for a demo: threads that spin while they wait take the cores that other requests want.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     settings = Settings.from_environment(store=store)
-    serve_store(settings.open_store(), host, port, os.environ.get(TOKEN_SETTING))
+    try:
+        serve_store(settings.open_store(), host, port, os.environ.get(TOKEN_SETTING))
+    except Interrupted as stopped:  # its end as it is meant: there is nothing to resume
+        err.print(f"stopped by {stopped}", markup=False)
+        raise typer.Exit(stopped.exit_status) from None
 
 
 def _bar() -> Progress:
@@ -574,11 +579,22 @@ def _writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if not path.exists() or path.is_file():
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
     except OSError as error:
-        raise GlrError(f"--json {path}: cannot be written: {error.strerror}; name another file") from error
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> GlrError:
+    return GlrError(f"--json {path}: cannot write the output: {_reason(error)}; name another file")
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _write_json(path: Path, text: str) -> None:
@@ -587,7 +603,10 @@ def _write_json(path: Path, text: str) -> None:
 
     _writable(path)
     if path.exists() and not path.is_file():  # as /dev/stdout
-        path.write_text(f"{text}\n")
+        try:
+            path.write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise _not_writable(path, error) from error
     else:
         Store(str(path.parent)).write(path.name, f"{text}\n".encode())
 
@@ -596,9 +615,12 @@ def main() -> None:
     """Run the command. An error that the user can fix is one line on stderr and exit status 1; a signal, 130 or 143."""
     with raising_interrupts():
         try:
-            app()
+            with telling_output_errors():
+                app()
         except GlrError as error:
             _fail(str(error))
+        except OutputError as error:
+            _fail(f"cannot write the output: {_reason(error)}; make room there, or write it elsewhere")
         except Interrupted as stopped:
             err.print(f"\ninterrupted by {stopped}; run the same command again to resume", markup=False)
             sys.exit(stopped.exit_status)

@@ -307,3 +307,6 @@ def test_the_command_serves_a_store_and_ends_when_told(served_once: Served, free
         told, _ = process.communicate(timeout=60)
     assert "Traceback" not in told
     assert "secret" not in told
+    assert told.splitlines()[-1] == "stopped by SIGTERM"
+    assert "resume" not in told
+    assert process.returncode == 143
