@@ -666,12 +666,12 @@ def test_large_images_are_worked_on_one_at_a_time(kind: str, monkeypatch: pytest
         data = encoded(Image.open(io.BytesIO(data)), "PNG")
     recipe = Images(min_side=320 if kind == "thin" else 32)
     expected = stored(data, recipe)
-    monkeypatch.setattr(codec, "LARGE_PIXELS", 10**6 - 1)
+    monkeypatch.setattr(codec._Large, "pixels", 10**6 - 1)
     assert at_once(data, recipe, expected, 0.3, monkeypatch) == 1
-    monkeypatch.setattr(codec, "LARGE_PIXELS", 2 * 10**6)
+    monkeypatch.setattr(codec._Large, "pixels", 2 * 10**6)
     assert at_once(data, recipe, expected, 30, monkeypatch) == 4
     small = picture(14, (1000, 1000))  # baseline: 125 x 125 come out of the inverse DCT
-    monkeypatch.setattr(codec, "LARGE_PIXELS", 125 * 125)
+    monkeypatch.setattr(codec._Large, "pixels", 125 * 125)
     assert at_once(small, SMALL, stored(small, SMALL), 30, monkeypatch) == 4
     monkeypatch.setattr(codec, "PIXELS_AT_ONCE", 2 * 125 * 125)
     assert at_once(small, SMALL, stored(small, SMALL), 0.3, monkeypatch) == 2
