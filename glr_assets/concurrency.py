@@ -68,7 +68,7 @@ class Lane:
         if starts:
             try:
                 _pool().submit(self._run)
-            except BaseException:
+            except BaseException:  # whatever it is, the place is given back and the error goes on
                 with self._lock:
                     self._active -= 1
                 raise

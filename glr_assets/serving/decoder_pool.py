@@ -83,7 +83,7 @@ class _Starter:
             try:
                 socket.send_fds(self.control, [COMMAND.pack(FORK, 0)], [theirs.fileno()])
                 (pid,) = READY.unpack(receive_bytes(self.control, READY.size))
-            except BaseException:
+            except BaseException:  # whatever it is, the socket is closed and the error goes on
                 ours.close()
                 raise
         return _Worker(pid, ours, self)
@@ -175,7 +175,7 @@ class DecoderPool:
         worker = self._taken()
         try:
             yield worker
-        except BaseException:
+        except BaseException:  # nobody knows what the worker is at: it is ended, and the error goes on
             self._end(worker)
             raise
         with self._lock:
