@@ -14,6 +14,7 @@ from glr_assets.curation.schemas import (
 )
 from glr_assets.defs import (
     curation,
+    evaluation,
     exports,
     filtering,
     images,
@@ -92,6 +93,7 @@ _REFERENCED = dg.with_source_code_references(
         *ledger.ASSETS,
         *training.ASSETS,
         *retrieval.ASSETS,
+        *evaluation.ASSETS,
         *exports.ASSETS,
     ]
 )

@@ -1,4 +1,4 @@
-"""Group `openimages`, what comes of it: the photographs that show no landmark, and the set without them."""
+"""Group `filtering`: a classifier of photographs without a landmark, its scores, and the train set without them."""
 
 import functools
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ FilterConfig = launchpad(filter=Filter)
 
 @table_asset(
     None,
-    group="openimages",
+    group="filtering",
     code_version=classifier.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
     deps=["openimages_classifier_dataset", "image_catalog", *TO_FILTER],
@@ -45,7 +45,7 @@ def non_landmark_classifier(
 @table_asset(
     NON_LANDMARK_SCORES,
     name="non_landmark_scores",
-    group="openimages",
+    group="filtering",
     code_version=scores.CODE_VERSION,
     kinds={"pytorch"},
     deps=["train_images", "non_landmark_classifier"],
@@ -71,7 +71,7 @@ def scored_shards(
 @table_asset(
     NON_LANDMARK_FILTER,
     name="non_landmark_filter",
-    group="openimages",
+    group="filtering",
     code_version=non_landmark_filter.CODE_VERSION,
     kinds={"pyarrow"},
     deps=["non_landmark_scores", "non_landmark_classifier", *TO_FILTER],

@@ -1,4 +1,4 @@
-"""Group `curation`, across the stages: every decision on every image."""
+"""Group `ledger`: every decision of every stage on every image."""
 
 import dagster as dg
 
@@ -11,7 +11,7 @@ from glr_assets.ledger.schemas import IMAGE_LEDGER
 
 @table_asset(
     IMAGE_LEDGER,
-    group="curation",
+    group="ledger",
     code_version=ledger.CODE_VERSION,
     kinds={"pyarrow"},
     deps=[*ledger.INPUTS, *ledger.OPTIONAL],

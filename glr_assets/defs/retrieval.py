@@ -1,17 +1,15 @@
-"""Group `retrieval`: embeddings, the index, the submissions and what they are worth."""
+"""Group `retrieval`: embeddings, the search index and the submissions."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, RunConfig, launchpad
+from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
-from glr_assets.evaluation import comparison, report
-from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.manifests import MANIFESTS
-from glr_assets.recipes import Evaluation, Execution, Retrieval, Verification
+from glr_assets.recipes import Execution, Retrieval, Verification
 from glr_assets.retrieval import embeddings, index, local
 from glr_assets.retrieval import recognition_model as models
 from glr_assets.retrieval import submission as answers
@@ -25,13 +23,12 @@ from glr_assets.retrieval.schemas import (
     SEARCH_FEATURES,
 )
 from glr_assets.source.base import Split
-from glr_assets.training.versions import held_out_ids, open_embedder, open_untrained
+from glr_assets.training.versions import held_out_ids, open_embedder
 from glr_assets.verification import local_features
 
 ExecutionConfig = launchpad(execution=Execution)
 RetrievalConfig = launchpad(retrieval=Retrieval)
 AnswersConfig = launchpad(retrieval=Retrieval, verification=Verification, execution=Execution)
-EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, execution=Execution)
 
 
 def _embedding_shards(split: Split) -> dg.AssetsDefinition:
@@ -206,48 +203,6 @@ def retrieval_submission(
     return result_of(answers.make_retrieval_submission(source, store, recipe), None, store)
 
 
-@table_asset(
-    None,
-    group="retrieval",
-    code_version=report.CODE_VERSION,
-    kinds={"numpy"},
-    deps=[
-        "submission",
-        "retrieval_submission",
-        "recognition_model",
-        "recognition_solution",
-        "retrieval_solution",
-        "landmark_labels",
-        "index_metadata",
-        *MANIFESTS,
-        "image_catalog",
-        "faiss_index",
-        "non_landmark_embeddings",
-        "embedder",
-        "train_embeddings",
-        "test_embeddings",
-    ],
-    example='json.load(open(f"{GLR_STORE}/reports/evaluation.json"))',
-)
-def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder, pixels and dhash."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(store, recipe)), None, store)
-
-
-@table_asset(
-    MODEL_COMPARISON,
-    group="retrieval",
-    code_version=comparison.CODE_VERSION,
-    kinds={"pyarrow"},
-    deps=["embedder", "evaluation"],
-)
-def model_comparison(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
-    """One row per finished version of the embedder: in what it differs from the others, and how good it is."""
-    store = platform.open_store()
-    return result_of(comparison.make_model_comparison(store), MODEL_COMPARISON, store)
-
-
 ASSETS = [
     *(_embedding_shards(split) for split in SHARDS),
     non_landmark_embeddings,
@@ -257,6 +212,4 @@ ASSETS = [
     recognition_model,
     submission,
     retrieval_submission,
-    evaluation,
-    model_comparison,
 ]

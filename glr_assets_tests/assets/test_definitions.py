@@ -1,6 +1,9 @@
+import ast
+import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -43,17 +46,11 @@ CONTRACT = {
         "train_extra",
         "fill_shortfall",
         "train_manifest",
-        "image_ledger",
     },
+    "ledger": {"image_ledger"},
     "verification": {"local_features", "verification_calibration", "verified_pairs", "cleaned_manifest"},
-    "openimages": {
-        "openimages_annotations",
-        "openimages_images",
-        "openimages_classifier_dataset",
-        "non_landmark_classifier",
-        "non_landmark_scores",
-        "non_landmark_filter",
-    },
+    "openimages": {"openimages_annotations", "openimages_images", "openimages_classifier_dataset"},
+    "filtering": {"non_landmark_classifier", "non_landmark_scores", "non_landmark_filter"},
     "training": {"embedder", "training_groups", "group_classifiers", "group_calibration"},
     "retrieval": {
         "train_embeddings",
@@ -66,9 +63,8 @@ CONTRACT = {
         "recognition_model",
         "submission",
         "retrieval_submission",
-        "evaluation",
-        "model_comparison",
     },
+    "evaluation": {"evaluation", "model_comparison"},
     "exports": {"train_tfrecords", "train_zip"},
 }
 HEAVY = ("torch", "lightning", "transformers", "faiss", "cv2", "imagehash", "matplotlib", "pandas", "s3fs", "onnx")
@@ -84,6 +80,24 @@ def test_the_assets_are_those_of_the_contract_in_their_groups(specs: dict[str, d
     for name, spec in specs.items():
         groups.setdefault(str(spec.group_name), set()).add(name)
     assert groups == CONTRACT
+
+
+@pytest.mark.parametrize("group", CONTRACT)
+def test_a_group_its_package_and_its_file_of_defs_have_one_name(group: str) -> None:
+    importlib.import_module(f"glr_assets.{group}")
+    twin = importlib.import_module(f"glr_assets.defs.{group}")
+    defined = {asset.key.to_user_string(): asset.op.compute_fn.decorated_fn.__module__ for asset in ASSETS}
+    assert {defined[name] for name in CONTRACT[group]} == {twin.__name__}
+    tree = ast.parse(Path(twin.__file__).read_text())
+    made_by = {
+        getattr(twin, node.value.id).__name__
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and re.match("make_|ingest_shard", node.attr)
+    }
+    assert made_by
+    assert {name.split(".")[1] for name in made_by} == {group}
 
 
 def test_every_asset_says_what_it_is_who_owns_it_and_of_which_code(specs: dict[str, dg.AssetSpec]) -> None:
@@ -154,7 +168,7 @@ def test_jobs_by_purpose_cover_the_lineage() -> None:
     assert jobs == {"ingest", "curate", "train", "evaluate", "everything"}
     walked = [name for names in WALKS.values() for name in names]
     assert len(walked) == len(set(walked))
-    groups = {"exports", "openimages"}
+    groups = {"exports", "openimages", "filtering"}
     assert set(walked) == {name for group, names in CONTRACT.items() if group not in groups for name in names}
 
 
@@ -196,7 +210,9 @@ def test_lineage_of_columns_names_columns_that_are_there_and_assets_that_are_ups
 def test_every_table_made_of_tables_tells_where_its_columns_come_from(specs: dict[str, dg.AssetSpec]) -> None:
     tables = {name for name, spec in specs.items() if "dagster/column_schema" in spec.metadata and spec.deps}
     # What comes of a model, and crops, whose columns are told by their package.
-    elsewhere = {"model_comparison"} | {name for name in tables if specs[name].group_name == "openimages"}
+    elsewhere = {"model_comparison"} | {
+        name for name in tables if specs[name].group_name in {"openimages", "filtering"}
+    }
     assert tables - elsewhere <= COLUMNS.keys()
     lineage = column_lineage("train_manifest")
     assert lineage is not None
