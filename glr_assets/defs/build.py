@@ -22,6 +22,7 @@ from glr_assets.defs import (
     metadata,
     openimages,
     planning,
+    recipes,
     retrieval,
     training,
     verification,
@@ -99,6 +100,8 @@ _REFERENCED = dg.with_source_code_references(
 )
 #: Every asset, with the place of its code.
 ASSETS = [asset for asset in _REFERENCED if isinstance(asset, dg.AssetsDefinition)]
+#: What assets are made from and Dagster does not make: it observes these.
+ROOTS = [*recipes.NODES]
 ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS, *STATE_CHECKS]
 
 
@@ -110,7 +113,7 @@ def build_definitions(
     The executor is that of all runs; Dagster's own, processes of one machine, where none is given.
     """
     return dg.Definitions(
-        assets=ASSETS,
+        assets=[*ASSETS, *ROOTS],
         asset_checks=ASSET_CHECKS,
         jobs=JOBS,
         sensors=SENSORS,

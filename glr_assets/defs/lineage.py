@@ -13,7 +13,7 @@ import dagster as dg
 
 from glr_assets import errors
 from glr_assets.defs import tags
-from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
+from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.process_locks import process_lock
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
@@ -105,7 +105,7 @@ def materialise_lineage(
     definitions = build_definitions(platform)
     graph = definitions.resolve_asset_graph()
     keys = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
-    keys = [key for key in keys if assets is None or _name(key) in assets]
+    keys = [key for key in keys if graph.get(key).is_materializable and (assets is None or _name(key) in assets)]
     unknown = set(force) - {_name(key) for key in keys}
     if unknown:
         raise LineageError(f"{min(unknown)}: there is no such asset to force; assets are {', '.join(map(_name, keys))}")
@@ -178,7 +178,7 @@ def _materialise(
         # A range run: one process and one event stream for all shards, 0.02 s of Dagster's time each.
         asked |= {tags.RANGE_START: shards[0], tags.RANGE_END: shards[1]}
     result = dg.materialize(
-        [*ASSETS, *ASSET_CHECKS],
+        [*ASSETS, *ROOTS, *ASSET_CHECKS],
         selection=dg.AssetSelection.assets(key),
         instance=instance,
         resources=definitions.resources,

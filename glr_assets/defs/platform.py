@@ -8,6 +8,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, create_model
 
+from glr_assets.defs.recipes import report_recipe
 from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.receipts import force
@@ -29,6 +30,8 @@ class Platform(dg.ConfigurableResource):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Have assets made again whose config asks for it; and the store remember by what settings its assets are made.
 
+        Changed values of the recipe are reported before the run's assets look up the versions of their inputs, so a run
+        right after an edit is not taken for one of the old values.
         A run that only checks changes nothing of the store. What a run forces is no other run's of the same process.
         """
         run = context.run
@@ -41,6 +44,8 @@ class Platform(dg.ConfigurableResource):
                 if context.log is not None:
                     context.log.warning(conflict)
             write_store_settings(settings.open_store(), settings.resolved)
+            if context.instance is not None:
+                report_recipe(context.instance, settings.load_recipe())
         except GlrError as error:
             # The asset stumbles over the same, and tells it as its own.
             if context.log is not None:

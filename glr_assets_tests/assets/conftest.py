@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from glr_assets.defs.build import ASSET_CHECKS, ASSETS
+from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import sync_counted_parts, sync_shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
@@ -103,7 +103,7 @@ class Runner:
             }
         ops = {name: {"config": config} for name in names} if config else {}
         return dg.materialize(
-            [*ASSETS, *ASSET_CHECKS],
+            [*ASSETS, *ROOTS, *ASSET_CHECKS],
             selection=dg.AssetSelection.assets(*names),
             instance=self.instance,
             resources={"platform": self.platform},

@@ -12,7 +12,7 @@ import pytest
 from dagster._core.execution.backfill import PartitionBackfill
 
 from glr_assets.defs.automation import SCHEDULES, SENSORS
-from glr_assets.defs.build import ASSET_CHECKS, ASSETS, build_definitions
+from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import Platform
 from glr_assets_tests.automation.tiny_shards import Shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
@@ -66,7 +66,7 @@ class Desk:
     def _run(self, request: dg.RunRequest, job_assets: Sequence[str]) -> bool:
         assets = request.asset_selection or [dg.AssetKey(name) for name in job_assets]
         return dg.materialize(
-            [*ASSETS, *ASSET_CHECKS],
+            [*ASSETS, *ROOTS, *ASSET_CHECKS],
             selection=dg.AssetSelection.assets(*assets),
             instance=self.instance,
             resources={"platform": self.platform},
