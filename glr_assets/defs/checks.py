@@ -11,7 +11,7 @@ from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation import checks as curated
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.results import DATA_VERSION_TAG
+from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.errors import DamagedFileError
 from glr_assets.filtering import checks as filtering
 from glr_assets.images.catalog import absent_problem

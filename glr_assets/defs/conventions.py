@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from glr_assets.defs.column_lineage import column_lineage
 from glr_assets.defs.results import columns_of
 from glr_assets.recipes import Execution
 from glr_assets.tables import Table
@@ -43,7 +44,7 @@ _FIRST = {"shard": "000", "part": "000", "bucket": "00", "group": "00"}
 def table_asset(
     table: Table | None, *, group: str, code_version: str, kinds: set[str], example: str | None = None, **more: Any
 ) -> Any:
-    """`dg.asset` with owners, a tag for the work it is, the columns of its table, and in its description an example.
+    """`dg.asset` with owners, a tag for the work it is, the columns of its table and their lineage, and an example.
 
     Args:
         table: what it writes; None where that is no table.
@@ -64,13 +65,14 @@ def table_asset(
         name = more.get("name") or function.__name__
         shown = example or ("" if table is None else f'pq.read_table(f"{{GLR_STORE}}/{_example_path(table, name)}")')
         text = description or inspect.getdoc(function)
+        lineage = column_lineage(name)
         return dg.asset(
             group_name=group,
             code_version=code_version,
             kinds=kinds,
             owners=OWNERS,
             tags={WORK_TAG: work},
-            metadata=metadata,
+            metadata=metadata if lineage is None else {**metadata, "dagster/column_lineage": lineage},
             description=f"{text}\n\nExample: `{shown}`",
             **more,
         )(function)

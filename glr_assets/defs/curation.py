@@ -32,7 +32,7 @@ def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeR
     """Near-duplicates among the stored train images that are published under different landmarks."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = leaks.make_label_conflicts(store, recipe.dedupe.near_duplicate_bits)
-    return result_of(made, LABEL_CONFLICTS, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -46,7 +46,7 @@ def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.Materialize
     """Train images that are near-duplicates of images of test or index; `[dedupe] remove_leaks` drops those of test."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = leaks.make_train_test_leaks(store, recipe.dedupe.near_duplicate_bits)
-    return result_of(made, TRAIN_TEST_LEAKS, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -59,7 +59,7 @@ def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.Materialize
 def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image of the competition's set: kept, dropped for another that is better, or failed at ingest."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(dedupe.make_deduped_manifest(store, recipe.dedupe, recipe.seed), DEDUPED_MANIFEST, store)
+    return result_of(dedupe.make_deduped_manifest(store, recipe.dedupe, recipe.seed), store)
 
 
 @table_asset(
@@ -72,7 +72,7 @@ def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.Materialize
 def train_extra(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per planned extra: kept, a near-duplicate, a reserve that was not needed, or failed at ingest."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(fill.make_train_extra(store, recipe.fill, recipe.dedupe), TRAIN_EXTRA, store)
+    return result_of(fill.make_train_extra(store, recipe.fill, recipe.dedupe), store)
 
 
 @table_asset(
@@ -86,7 +86,7 @@ def fill_shortfall(config: FillConfig, platform: Platform) -> dg.MaterializeResu
     """Classes that stay below the fill threshold: by how much, why, and whether the full train set could fill them."""
     store = platform.open_store()
     made = fill.make_fill_shortfall(store, platform.load_recipe(config).fill.threshold)
-    return result_of(made, FILL_SHORTFALL, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -99,7 +99,7 @@ def fill_shortfall(config: FillConfig, platform: Platform) -> dg.MaterializeResu
 def train_manifest(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the deduped competition set and the extras that fill it."""
     store = platform.open_store()
-    return result_of(manifest.make_train_manifest(store), TRAIN_MANIFEST, store)
+    return result_of(manifest.make_train_manifest(store), store)
 
 
 ASSETS = [

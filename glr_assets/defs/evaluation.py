@@ -40,7 +40,7 @@ EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, executi
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder, pixels and dhash."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(store, recipe)), None, store)
+    return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(store, recipe)), store)
 
 
 @table_asset(
@@ -53,7 +53,7 @@ def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeRe
 def model_comparison(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per finished version of the embedder: in what it differs from the others, and how good it is."""
     store = platform.open_store()
-    return result_of(comparison.make_model_comparison(store), MODEL_COMPARISON, store)
+    return result_of(comparison.make_model_comparison(store), store)
 
 
 ASSETS = [evaluation, model_comparison]

@@ -21,14 +21,14 @@ _INPUTS = [export.TRAIN_MANIFEST, *BESIDE]
 def train_tfrecords(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One record per image that trains, with landmark, author and licence, in files that TensorFlow reads."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(export.make_export(store, "tfrecord", recipe.exports, recipe.seed), None, store)
+    return result_of(export.make_export(store, "tfrecord", recipe.exports, recipe.seed), store)
 
 
 @table_asset(None, group="exports", code_version=export.CODE_VERSION, kinds={"file"}, deps=_INPUTS, example=_ZIP)
 def train_zip(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One `a/b/c/<id>.jpg` per image that trains in zips, beside lists for Kaggle's tools and for FiftyOne."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(export.make_export(store, "zip", recipe.exports, recipe.seed), None, store)
+    return result_of(export.make_export(store, "zip", recipe.exports, recipe.seed), store)
 
 
 ASSETS = [train_tfrecords, train_zip]

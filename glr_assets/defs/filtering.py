@@ -39,7 +39,7 @@ def non_landmark_classifier(
     store, recipe = platform.open_store(), platform.load_recipe(config)
     warn_without_gpu(context, recipe.execution)
     made = classifier.make_non_landmark_classifier(store, recipe, context.log.info, watched(context))
-    return result_of(made, None, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -63,9 +63,7 @@ def scored_shards(
     store, execution = platform.open_store(), platform.load_recipe(config).execution
     warn_without_gpu(context, execution)
     opened = functools.cache(lambda: classifier.open_filter(store))
-    yield from each_shard(
-        context, NON_LANDMARK_SCORES, lambda shard: scores.make_non_landmark_scores(store, shard, opened, execution)
-    )
+    yield from each_shard(context, lambda shard: scores.make_non_landmark_scores(store, shard, opened, execution))
 
 
 @table_asset(
@@ -79,7 +77,7 @@ def scored_shards(
 def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image of the set that is filtered: kept, or dropped as it shows no landmark and is not verified."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(non_landmark_filter.make_non_landmark_filter(store, recipe.filter), NON_LANDMARK_FILTER, store)
+    return result_of(non_landmark_filter.make_non_landmark_filter(store, recipe.filter), store)
 
 
 ASSETS = [non_landmark_classifier, scored_shards, filtered]

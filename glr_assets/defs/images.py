@@ -38,7 +38,6 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         selection = selection_for(store, split, recipe.images)
         yield from each_shard(
             context,
-            IMAGE_INDEX,
             lambda shard: ingest.ingest_shard(
                 source,
                 store,
@@ -70,7 +69,7 @@ def image_catalog(config: RunConfig, platform: Platform) -> dg.MaterializeResult
     Its metadata counts the source's shards still missing and, once a split has all, the wanted images that none holds.
     """
     store, recipe = platform.open_store(), platform.load_recipe()
-    return result_of(catalog.make_image_catalog(platform.open_source(), store, recipe.images), IMAGE_CATALOG, store)
+    return result_of(catalog.make_image_catalog(platform.open_source(), store, recipe.images), store)
 
 
 ASSETS = [

@@ -21,7 +21,7 @@ def image_ledger(config: RunConfig, platform: Platform) -> dg.MaterializeResult:
     store = platform.open_store()
     made = ledger.make_image_ledger(store)
     told = dg.MetadataValue.table([dg.TableRecord(row) for row in store.read_json(ledger.REASONS)])
-    return result_of(made, IMAGE_LEDGER, store, {"decisions": told})
+    return result_of(made, store, {"decisions": told})
 
 
 ASSETS = [image_ledger]

@@ -28,7 +28,7 @@ def _metadata_asset(
     )
     def metadata_table(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
         store = platform.open_store()
-        return result_of(make(platform.open_source(), store), table, store)
+        return result_of(make(platform.open_source(), store), store)
 
     return metadata_table
 

@@ -26,7 +26,7 @@ def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.
     """One row per box of the recipe's categories, usable or refused with a reason, with its image's rights."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = annotations.make_openimages_annotations(platform.open_openimages(), store, recipe.openimages, recipe.seed)
-    return result_of(made, OPENIMAGES_ANNOTATIONS, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -48,7 +48,6 @@ def openimages_images_parts(
     root, store, recipe = platform.open_openimages(), platform.open_store(), platform.load_recipe(config)
     yield from each_shard(
         context,
-        OPENIMAGES_IMAGES,
         lambda part: images.make_openimages_images(root, store, part, recipe.openimages, recipe.execution),
         "part",
     )
@@ -65,7 +64,7 @@ def openimages_classifier_dataset(config: OpenImagesConfig, platform: Platform) 
     """One row per box: where its labelled crop lies as a tensor and in a webdataset TAR, or why there is none."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = dataset.make_openimages_classifier_dataset(store, recipe.openimages, recipe.execution, recipe.seed)
-    return result_of(made, OPENIMAGES_CLASSIFIER_DATASET, store)
+    return result_of(made, store)
 
 
 ASSETS = [openimages_annotations, openimages_images_parts, openimages_classifier_dataset]

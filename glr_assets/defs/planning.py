@@ -24,7 +24,7 @@ FillConfig = launchpad(fill=Fill)
 def class_counts(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per landmark: its images in the full train set, in the competition's, and left over."""
     store = platform.open_store()
-    return result_of(counts.make_class_counts(store), CLASS_COUNTS, store)
+    return result_of(counts.make_class_counts(store), store)
 
 
 @table_asset(
@@ -36,7 +36,7 @@ def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResu
     """
     store = platform.open_store()
     made = potential.make_fill_potential(store, platform.load_recipe(config).fill.threshold)
-    return result_of(made, FILL_POTENTIAL, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -49,7 +49,7 @@ def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResu
 def fill_plan(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per train image planned as an extra of a small class, or held in reserve for a corrupt one."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    return result_of(plan.make_fill_plan(store, recipe.fill, recipe.seed), FILL_PLAN, store)
+    return result_of(plan.make_fill_plan(store, recipe.fill, recipe.seed), store)
 
 
 ASSETS = [class_counts, fill_potential, fill_plan]

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from glr_assets.defs.column_lineage import column_lineage
+from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.markdown import escape
 from glr_assets.receipts import Made
 from glr_assets.store import Store
@@ -17,8 +17,9 @@ from glr_assets.training.kept import Sight
 
 #: Pictures and texts live in the event log, which is a database: larger ones stay in the store and are only named.
 MAX_SHOWN_BYTES = 100_000
+#: `dagster._core.definitions.source_asset.SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION`, which is not public.
+_LOGS_ITS_EVENTS = "__source_asset_observation__"
 _PICTURES = {"png": "image/png", "jpg": "image/jpeg"}
-DATA_VERSION_TAG = "dagster/data_version"
 
 
 def columns_of(table: Table) -> dg.TableSchema:
@@ -36,18 +37,16 @@ def columns_of(table: Table) -> dg.TableSchema:
     )
 
 
-def metadata_of(made: Made, table: Table | None, store: Store | None = None) -> dict[str, Any]:
-    """An asset's figures and files, its columns, and its pictures and texts where the store to read them is given."""
+def metadata_of(made: Made, store: Store | None = None) -> dict[str, Any]:
+    """An asset's figures and files, and its pictures and texts where the store to read them is given.
+
+    What is the same for every materialization, such as the columns, stands in the metadata of the asset's definition.
+    """
     receipt = made.receipt
     metadata: dict[str, Any] = {key: value for key, value in receipt.summary.items() if value is not None}
     rows = receipt.summary.get("rows", receipt.summary.get("seen", receipt.summary.get("requested")))
     if isinstance(rows, int):
         metadata["dagster/row_count"] = rows
-    if table is not None:
-        metadata["dagster/column_schema"] = columns_of(table)
-    lineage = column_lineage(receipt.name.partition("/")[0])
-    if lineage is not None:
-        metadata["dagster/column_lineage"] = lineage
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
     # Of this run alone: seconds, bytes read and spared.
@@ -102,31 +101,40 @@ def watched(context: dg.AssetExecutionContext, partition: str | None = None) -> 
     return lambda sight: context.log_event(observation(context.asset_key, sight, partition))
 
 
-def result_of(
-    made: Made, table: Table | None, store: Store | None = None, more: Mapping[str, Any] | None = None
-) -> dg.MaterializeResult:
-    """The result of an asset that is not partitioned, or of one partition."""
+def result_of(made: Made, store: Store | None = None, more: Mapping[str, Any] | None = None) -> dg.MaterializeResult:
+    """The result of an asset that is not partitioned."""
     return dg.MaterializeResult(
-        metadata=metadata_of(made, table, store) | dict(more or {}),
+        metadata=metadata_of(made, store) | dict(more or {}),
         data_version=dg.DataVersion(made.receipt.digest),
     )
 
 
 def materialization(
-    asset_key: dg.AssetKey,
-    made: Made,
-    table: Table | None,
-    partition: str,
-    tags: Mapping[str, str] | None = None,
-    store: Store | None = None,
+    asset_key: dg.AssetKey, made: Made, partition: str, provenance: Mapping[str, str], store: Store | None = None
 ) -> dg.AssetMaterialization:
-    """The event of one partition of a run of several; its data version stands beside the other tags.
+    """The event of one partition.
 
-    Its pictures are shown where the store to read them is given.
+    Args:
+        asset_key: of the asset.
+        made: the partition's receipt, and whether the work had been done before.
+        partition: its key.
+        provenance: tags of its code version and inputs.
+        store: read for the pictures and texts to show; None shows none.
     """
     return dg.AssetMaterialization(
         asset_key,
-        metadata=metadata_of(made, table, store),
+        description="already stored, nothing to do" if made.reused else "stored",
+        metadata=metadata_of(made, store),
         partition=partition,
-        tags=dict(tags or {}) | {DATA_VERSION_TAG: made.receipt.digest},
+        tags={**provenance, DATA_VERSION_TAG: made.receipt.digest},
     )
+
+
+def no_further_event() -> dg.MaterializeResult:
+    """The result of a step that has logged the event of each of its partitions.
+
+    Dagster would log one more event for each partition, all with the metadata of this result. The mark in its metadata
+    is the one by which Dagster knows the outputs of observable sources, which log their observations themselves.
+    Steps downstream in the same run do run.
+    """
+    return dg.MaterializeResult(metadata={_LOGS_ITS_EVENTS: True})

@@ -53,9 +53,7 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
         store, execution = platform.open_store(), platform.load_recipe(config).execution
         warn_without_gpu(context, execution)
         opened = embeddings.opened_once(lambda: open_embedder(store, execution))
-        yield from each_shard(
-            context, EMBEDDINGS, lambda shard: embeddings.make_embeddings(store, split, shard, opened)
-        )
+        yield from each_shard(context, lambda shard: embeddings.make_embeddings(store, split, shard, opened))
 
     return embedding_shards
 
@@ -74,7 +72,7 @@ def non_landmark_embeddings(
     """One row per image known, or filtered, to show no landmark: what the penalties compare with."""
     source, store = platform.open_source(), platform.open_store()
     recipe = platform.load_recipe(config).retrieval
-    return result_of(embeddings.make_non_landmark_embeddings(source, store, recipe), NON_LANDMARK_EMBEDDINGS, store)
+    return result_of(embeddings.make_non_landmark_embeddings(source, store, recipe), store)
 
 
 @table_asset(
@@ -87,7 +85,7 @@ def non_landmark_embeddings(
 def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per train image that is searched, with its penalty, beside the faiss file."""
     source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
-    return result_of(index.make_faiss_index(source, store, recipe.retrieval, recipe.seed), FAISS_INDEX, store)
+    return result_of(index.make_faiss_index(source, store, recipe.retrieval, recipe.seed), store)
 
 
 @table_asset(
@@ -110,9 +108,7 @@ def search_features(
     """One partition per train shard: local features of searched images that `local_features` does not hold."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     wanted = local.wanted_of_search(store, recipe)
-    yield from each_shard(
-        context, SEARCH_FEATURES, lambda shard: local.make_search_features(store, shard, wanted, recipe)
-    )
+    yield from each_shard(context, lambda shard: local.make_search_features(store, shard, wanted, recipe))
 
 
 @table_asset(
@@ -135,7 +131,7 @@ def test_features(
     """One partition per test shard: local features of its stored images, which re-ranking compares."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     wanted = local.wanted_of_tests(store, recipe)
-    yield from each_shard(context, ASKED_FEATURES, lambda shard: local.make_test_features(store, shard, wanted, recipe))
+    yield from each_shard(context, lambda shard: local.make_test_features(store, shard, wanted, recipe))
 
 
 @table_asset(
@@ -159,7 +155,7 @@ def recognition_model(config: AnswersConfig, platform: Platform) -> dg.Materiali
     """How neighbours and local features make a probability, learnt from photographs whose landmark is known."""
     source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
     made = models.make_recognition_model(source, store, recipe, held_out_ids(store))
-    return result_of(made, RECOGNITION_SAMPLES, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -182,7 +178,7 @@ def recognition_model(config: AnswersConfig, platform: Platform) -> dg.Materiali
 def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per test image: its landmark and a confidence that no other query changes (Kaggle's format)."""
     source, store = platform.open_source(), platform.open_store()
-    return result_of(answers.make_submission(source, store, platform.load_recipe(config)), ANSWERS, store)
+    return result_of(answers.make_submission(source, store, platform.load_recipe(config)), store)
 
 
 @table_asset(
@@ -200,7 +196,7 @@ def retrieval_submission(
     """One row per test image: the index images nearest to it, the best first (Kaggle's format)."""
     source, store = platform.open_source(), platform.open_store()
     recipe = platform.load_recipe(config).retrieval
-    return result_of(answers.make_retrieval_submission(source, store, recipe), None, store)
+    return result_of(answers.make_retrieval_submission(source, store, recipe), store)
 
 
 ASSETS = [

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from glr_assets.defs.results import materialization, result_of
+from glr_assets.defs.provenance import Provenance
+from glr_assets.defs.results import materialization, no_further_event
 from glr_assets.errors import describe, trace
 from glr_assets.openimages.parts import part_keys
 from glr_assets.receipts import Made
@@ -19,7 +20,6 @@ from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
-from glr_assets.tables import Table
 from glr_assets.training.groups import group_keys
 from glr_assets.verification.plan import bucket_keys
 
@@ -83,38 +83,42 @@ def contiguous(registered: Sequence[str], wanted: Collection[str]) -> list[tuple
     return ranges
 
 
+#: Called at the end of each run of a partitioned asset, also where partitions of it failed.
+RUN_ENDS: list[Callable[[dg.AssetExecutionContext], None]] = []
+
+
 def each_shard(
-    context: dg.AssetExecutionContext,
-    table: Table | None,
-    make: Callable[[str], Made],
-    unit: str = "shard",
-    store: Store | None = None,
+    context: dg.AssetExecutionContext, make: Callable[[str], Made], unit: str = "shard", store: Store | None = None
 ) -> Iterator[dg.MaterializeResult]:
-    """Make every shard of the run, one after the other; one that fails, by whatever error, does not stop the others.
+    """Make every partition of the run, one after the other; one that fails does not stop the others.
 
-    `unit` is what a partition is called where it is no shard; pictures are shown where the store of them is given.
+    Each is logged as it ends, with its own metadata, data version, code version and inputs, so that a crash keeps what
+    was finished. Its inputs are those of the moment when it was begun.
 
-    In a run of several shards each is logged when it is done, so that a crash keeps what was finished, and
-    once more after the run's own result, whose metadata Dagster would copy to all of them.
+    Args:
+        context: of the step.
+        make: makes a partition.
+        unit: what a partition is called where it is no shard.
+        store: given where the pictures and texts among a partition's files are to be shown.
 
     Raises:
-        dg.Failure: some shards failed; it names each with its error. The run's log holds the tracebacks of errors that
-            nobody foresaw.
+        dg.Failure: some partitions failed; it names each with its error. The run's log holds the tracebacks of errors
+            that nobody foresaw.
     """
-    made: dict[str, Made] = {}
+    provenance = Provenance(context)
     failures: dict[str, str] = {}
-    several = len(context.partition_keys) > 1
     for key in context.partition_keys:
+        inputs = provenance.tags(key)
         try:
-            made[key] = make(key)
+            event = materialization(context.asset_key, make(key), key, inputs, store)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions are made
             failures[key] = describe(error)
             unforeseen = trace(error)
             context.log.error(f"{unit} {key}: {failures[key]}" + (f"\n{unforeseen}" if unforeseen else ""))
-            continue
-        context.log.info(f"{unit} {key}: {'done before, nothing to do' if made[key].reused else 'made'}")
-        if several:
-            context.log_event(materialization(context.asset_key, made[key], table, key, store=store))
+        else:
+            context.log_event(event)
+    for run_ends in RUN_ENDS:
+        run_ends(context)
     if failures:
         raise dg.Failure(
             f"{len(failures)} of {len(context.partition_keys)} {unit}s failed: "
@@ -122,17 +126,4 @@ def each_shard(
             metadata={f"{unit} {key}": reason for key, reason in failures.items()},
             allow_retries=False,
         )
-    yield dg.MaterializeResult() if several else result_of(next(iter(made.values())), table, store)
-    if several:
-        for key, done in made.items():
-            provenance = _provenance(context, key)
-            context.log_event(materialization(context.asset_key, done, table, key, provenance, store))
-
-
-def _provenance(context: dg.AssetExecutionContext, key: str) -> dict[str, str]:
-    """What Dagster noted of code and inputs with the run's result: without it nothing can become stale."""
-    latest = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[key]), limit=1
-    ).records
-    materialized = latest[0].asset_materialization if latest else None
-    return dict(materialized.tags or {}) if materialized is not None else {}
+    yield no_further_event()

@@ -39,7 +39,7 @@ def embedder(
     """One network, photograph to unit vector: a version's weights, TorchScript, ONNX, record, card and loss curve."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     warn_without_gpu(context, recipe.execution)
-    return result_of(versions.make_embedder(store, recipe, context.log.info, watched(context)), None, store)
+    return result_of(versions.make_embedder(store, recipe, context.log.info, watched(context)), store)
 
 
 @table_asset(
@@ -53,7 +53,7 @@ def embedder(
 def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""
     store = platform.open_store()
-    return result_of(groups.make_training_groups(store, platform.load_recipe(config)), TRAINING_GROUPS, store)
+    return result_of(groups.make_training_groups(store, platform.load_recipe(config)), store)
 
 
 @table_asset(
@@ -81,7 +81,7 @@ def classifiers_of_groups(
     def made(group: str) -> Made:
         return group_classifiers.make_group_classifier(store, group, recipe, context.log.info, watched(context, group))
 
-    yield from each_shard(context, None, made, "group", store)
+    yield from each_shard(context, made, "group", store)
 
 
 @table_asset(
@@ -101,7 +101,7 @@ def calibrated_groups(
     """One row per held-out image shown to all groups: the calibrated answer, or none, beside the raw maximum."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = group_calibration.make_group_calibration(store, recipe, scores_of_answers)
-    return result_of(made, GROUP_CALIBRATION, store)
+    return result_of(made, store)
 
 
 ASSETS = [embedder, grouped_images, classifiers_of_groups, calibrated_groups]

@@ -49,7 +49,6 @@ def local_features_shards(
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     yield from each_shard(
         context,
-        LOCAL_FEATURES,
         lambda shard: local_features.make_local_features(store, shard, wanted, recipe.verification, recipe.execution),
     )
 
@@ -69,7 +68,7 @@ def verification_calibration(
     store, recipe = platform.open_store(), platform.load_recipe(config)
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     made = calibration.make_verification_calibration(store, wanted, recipe.verification, recipe.execution, recipe.seed)
-    return result_of(made, VERIFICATION_CALIBRATION, store)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -92,7 +91,6 @@ def verified_pairs_buckets(
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     yield from each_shard(
         context,
-        VERIFIED_PAIRS,
         lambda bucket: verified_pairs.make_verified_pairs(store, bucket, wanted, recipe.verification, recipe.execution),
         "bucket",
     )
@@ -110,7 +108,7 @@ def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeRes
     """One row per image of the set that is cleaned: kept where another of its landmark verifies it, else why not."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
     made = cleaned_manifest.make_cleaned_manifest(store, recipe.verification, recipe.seed)
-    return result_of(made, CLEANED_MANIFEST, store)
+    return result_of(made, store)
 
 
 ASSETS = [local_features_shards, verification_calibration, verified_pairs_buckets, cleaned]

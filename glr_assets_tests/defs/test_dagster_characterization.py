@@ -1,0 +1,111 @@
+"""What the definitions rely on in Dagster that its documentation does not promise, and limits that they work around.
+
+A test that fails after an upgrade says that something here has changed: a workaround may be needless by then.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+from glr_assets.defs.results import no_further_event
+
+KEYS = ["a", "b", "c"]
+LETTERS = dg.StaticPartitionsDefinition(KEYS)
+RANGE = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "c"}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dg.asset(partitions_def=LETTERS)
+def logs_its_events(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    for key in context.partition_keys:
+        context.log_event(dg.AssetMaterialization("logs_its_events", partition=key, metadata={"own": key}))
+    yield no_further_event()
+
+
+@dg.asset(partitions_def=LETTERS)
+def returns_a_result() -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"own": "of the last"})
+
+
+@dg.asset(partitions_def=LETTERS, deps=[logs_its_events])
+def downstream() -> dg.MaterializeResult:
+    return dg.MaterializeResult()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+def own(instance: dg.DagsterInstance, asset: str) -> list[tuple[str, object]]:
+    records = instance.fetch_materializations(dg.AssetKey(asset), limit=100, ascending=True).records
+    found = [record.asset_materialization for record in records]
+    return sorted((str(event.partition), event.metadata["own"].value) for event in found if event is not None)
+
+
+def test_a_range_run_copies_one_result_to_every_partition(instance: dg.DagsterInstance) -> None:
+    assert dg.materialize([returns_a_result], instance=instance, tags=RANGE, run_config=QUIET).success
+    assert own(instance, "returns_a_result") == [(key, "of the last") for key in KEYS]
+
+
+def test_a_marked_result_adds_no_event_and_lets_downstream_steps_run(instance: dg.DagsterInstance) -> None:
+    assert set(no_further_event().metadata or {}) == {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION}
+    assert dg.materialize([logs_its_events, downstream], instance=instance, tags=RANGE, run_config=QUIET).success
+    assert own(instance, "logs_its_events") == [(key, key) for key in KEYS]
+    assert instance.fetch_observations(dg.AssetKey("logs_its_events"), limit=1).records == []
+    assert instance.get_materialized_partitions(dg.AssetKey("downstream")) == set(KEYS)
+
+
+def test_events_that_a_step_logs_get_no_provenance(instance: dg.DagsterInstance) -> None:
+    assert dg.materialize([logs_its_events], instance=instance, tags=RANGE, run_config=QUIET).success
+    (record,) = instance.fetch_materializations(dg.AssetKey("logs_its_events"), limit=1).records
+    assert record.asset_materialization is not None
+    assert not [tag for tag in record.asset_materialization.tags or {} if tag.startswith("dagster/")]
+
+
+def test_a_step_knows_its_inputs_as_they_were_before_it_began(instance: dg.DagsterInstance) -> None:
+    seen = []
+
+    @dg.asset
+    def parent() -> dg.MaterializeResult:
+        return dg.MaterializeResult(data_version=dg.DataVersion("old"))
+
+    @dg.asset(deps=[parent])
+    def child(context: dg.AssetExecutionContext) -> None:
+        event = dg.AssetMaterialization("parent", tags={"dagster/data_version": "new"})
+        context.instance.report_runless_asset_event(event)
+        step = context.get_step_execution_context()
+        seen.append(step.maybe_fetch_and_get_input_asset_version_info(dg.AssetKey("parent")))
+
+    assert dg.materialize([parent], instance=instance, run_config=QUIET).success
+    assert dg.materialize(
+        [parent, child], selection=dg.AssetSelection.assets("child"), instance=instance, run_config=QUIET
+    ).success
+    (info,) = seen
+    assert info is not None
+    assert info.data_version == dg.DataVersion("old")
+
+
+def test_dagster_digests_no_versions_of_observed_partitions(instance: dg.DagsterInstance) -> None:
+    @dg.observable_source_asset(partitions_def=LETTERS)
+    def source() -> dg.DataVersionsByPartition:
+        return dg.DataVersionsByPartition({})
+
+    @dg.asset(deps=[dg.AssetDep("source", partition_mapping=dg.SpecificPartitionsPartitionMapping(["a", "b"]))])
+    def reader() -> None: ...
+
+    definitions = dg.Definitions([source, reader], executor=dg.in_process_executor)
+    versions = set()
+    for version in ("1", "2"):
+        for key in KEYS:
+            event = dg.AssetObservation("source", partition=key, tags={"dagster/data_version": version})
+            instance.report_runless_asset_event(event)
+        job = definitions.resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, run_config=QUIET).success
+        (record,) = instance.fetch_materializations(dg.AssetKey("reader"), limit=1).records
+        assert record.asset_materialization is not None
+        versions.add((record.asset_materialization.tags or {})["dagster/input_data_version/source"])
+    assert len(versions) == 1
