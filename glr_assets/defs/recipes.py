@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from glr_assets.defs.results import DATA_VERSION_TAG
+from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.markdown import code
 from glr_assets.markdown import table as markdown_table
 from glr_assets.receipts import digest_of
