@@ -26,8 +26,12 @@ from typing import IO, Any, Final
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from glr_assets import dry_run
+from glr_assets.dry_run import Answer, Change, Verdict, changes_between
 from glr_assets.errors import DamagedFileError, GlrError, MissingInputError, StoreError
 from glr_assets.ranges import RANGES_AHEAD, ordered
+from glr_assets.snapshot import REQUESTS as SNAPSHOT_REQUESTS
+from glr_assets.snapshot import SnapshotStore
 from glr_assets.store import Store
 from glr_assets.tables import Table, write_table
 
@@ -238,11 +242,36 @@ def read_receipt(store: Store, name: str) -> Receipt | Unfinished | None:
         DamagedReceiptError: it is cut or changed, of another name, or names no files.
         StoreError: it is of a later release, or the store cannot be read.
     """
+    if not isinstance(store, SnapshotStore):
+        return _read_receipt(store, name)
+    if store.size(receipt_path(name)) is None:  # which costs no request
+        return None
+    return store.kept(("receipt", name), lambda: _read_receipt(store, name))
+
+
+def fetch_receipts(store: SnapshotStore) -> None:
+    """Read all receipts there are, of a remote store several at once; damaged ones are told of when they are asked for.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+
+    def fetched(name: str) -> None:
+        with suppress(StoreError):
+            read_receipt(store, name)
+
+    names = [name for name in receipt_names(store) if not name.startswith("archive/")]
+    for _ in ordered(fetched, names, workers=SNAPSHOT_REQUESTS):
+        pass
+
+
+def _read_receipt(store: Store, name: str) -> Receipt | Unfinished | None:
+    path = receipt_path(name)
     try:
-        data = store.read(receipt_path(name))
+        data = store.read(path)
     except FileNotFoundError:
         return None
-    return parse_receipt(data, name, store.full_url(receipt_path(name)))
+    return parse_receipt(data, name, store.full_url(path))
 
 
 def parse_receipt(data: bytes, name: str, where: str) -> Receipt | Unfinished:
@@ -400,6 +429,8 @@ def make(
     Work counts as done where the files are there with their sizes, and small ones with their digests. Where `build`
     meets a file that is not as it was written, whatever that file belongs to counts as not made from then on.
 
+    Within `dry_run.dry_run` nothing is made, written or locked: it raises an `Answer` with what a run would find.
+
     Args:
         store: where its files and its receipt are written.
         name: the asset, or `asset/partition`.
@@ -411,41 +442,67 @@ def make(
             those under this folder. A receipt in the archive names them.
         again: make it whether or not the same work has been done, as within `forcing`.
     """
-    wanted_inputs, wanted_parameters = dict(inputs), json.loads(json.dumps(parameters))
+    wanted = _Wanted(name, dict(inputs), json.loads(json.dumps(parameters)), code_version)
     again = again or is_forced(name)
-
-    def done_before() -> Receipt | None:
-        found = find_receipt(store, name)
-        same = found is not None and (found.inputs, found.parameters, found.code_version) == (
-            wanted_inputs,
-            wanted_parameters,
-            code_version,
-        )
-        if found is None or not same:
-            return None
-        wrong = damage(store, found, hashed=HASHED_LOCAL if store.is_local else HASHED_REMOTE)
-        if wrong:
-            log.warning("%s in %s is damaged: %s; it is made again", name, store.url, wrong)
-        return None if wrong else found
-
-    if not again and (done := done_before()) is not None:
+    dry = dry_run.current()
+    if dry is not None:
+        raise Answer(Verdict(name, tuple(wanted.changes(store, forced=again, check_bytes=dry.check_bytes))))
+    if not again and (done := wanted.done(store)) is not None:
         return Made(done, reused=True)
     # Whoever is at the same work is waited for, and its work taken.
     with store.locked(f"{LOCKS}/{name}"):
-        if not again and (done := done_before()) is not None:
+        if not again and (done := wanted.done(store)) is not None:
             return Made(done, reused=True)
-        return _made(store, name, wanted_inputs, wanted_parameters, code_version, build, keep_earlier)
+        return _made(store, wanted, build, keep_earlier)
 
 
-def _made(
-    store: Store,
-    name: str,
-    inputs: dict[str, str],
-    parameters: dict[str, Any],
-    code_version: str,
-    build: Callable[[Writer], Summary],
-    keep_earlier: bool | str,
-) -> Made:
+@dataclass(frozen=True)
+class _Wanted:
+    """What a receipt has to say for work to count as done."""
+
+    name: str
+    inputs: dict[str, str]
+    parameters: dict[str, Any]
+    code_version: str
+
+    def done(self, store: Store) -> Receipt | None:
+        """The receipt of the same work, whose files are there; None where it is to be made. Damage is warned of."""
+        found = find_receipt(store, self.name)
+        if found is None or not self._is_of(found):
+            return None
+        wrong = self._damage(store, found)
+        if wrong:
+            log.warning("%s in %s is damaged: %s; it is made again", self.name, store.url, wrong)
+        return None if wrong else found
+
+    def changes(self, store: Store, *, forced: bool, check_bytes: bool) -> Iterator[Change]:
+        """Why it is not done; nothing where it is. Of files the sizes are compared, or as `done` does."""
+        found = _found(store, self.name)
+        if not isinstance(found, Receipt):
+            reason = "" if found is None else found.reason or "a run of it goes on, was killed or failed"
+            yield Change("never made") if found is None else Change("unfinished", detail=reason)
+            return
+        if not self._is_of(found):
+            yield from changes_between(found.inputs, self.inputs, "input")
+            yield from changes_between(found.parameters, self.parameters, "parameter")
+            if found.code_version != self.code_version:
+                yield Change("code", old=found.code_version, new=self.code_version)
+        elif wrong := self._damage(store, found) if check_bytes else damage(store, found):
+            yield Change("files", detail=wrong)
+        elif forced:
+            yield Change("forced")
+
+    def _is_of(self, found: Receipt) -> bool:
+        """Whether a receipt tells of this very work."""
+        told = (found.inputs, found.parameters, found.code_version)
+        return told == (self.inputs, self.parameters, self.code_version)
+
+    def _damage(self, store: Store, found: Receipt) -> str:
+        return damage(store, found, hashed=HASHED_LOCAL if store.is_local else HASHED_REMOTE)
+
+
+def _made(store: Store, wanted: _Wanted, build: Callable[[Writer], Summary], keep_earlier: bool | str) -> Made:
+    name = wanted.name
     # The old receipt goes before the first new file takes its name: files that change under it must not pass for
     # its own. A build that fails before leaves what was there, and may read it.
     changes = _Changes.of(store, name)
@@ -459,9 +516,9 @@ def _made(
         raise StoreError(f"{name}: nothing was written, so no receipt can tell of it; report this as a fault")
     receipt = Receipt(
         name=name,
-        code_version=code_version,
-        inputs=inputs,
-        parameters=parameters,
+        code_version=wanted.code_version,
+        inputs=wanted.inputs,
+        parameters=wanted.parameters,
         outputs=dict(sorted(writer.outputs.items())),
         summary=summary,
     )
@@ -575,6 +632,8 @@ def damage(store: Store, receipt: Receipt, hashed: int = -1) -> str:
             size = None
         except StoreError as error:
             return str(error)
+        if size is None:
+            return f"{path} is gone"
         return "" if size == written.size else f"{path} has {size} bytes, expected {written.size}"
 
     items = receipt.outputs.items()

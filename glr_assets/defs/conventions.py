@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from glr_assets import dry_run
 from glr_assets.defs.column_lineage import column_lineage
 from glr_assets.defs.results import columns_of
 from glr_assets.recipes import Execution
@@ -86,7 +87,9 @@ def _example_path(table: Table, asset: str) -> str:
 
 
 def warn_without_gpu(context: dg.AssetExecutionContext, execution: Execution) -> None:
-    """Say in the run's log that a network will run on the CPU for want of a GPU."""
+    """Say in the run's log that a network will run on the CPU for want of a GPU; a dry run runs none."""
+    if dry_run.current() is not None:
+        return
     import torch
 
     if execution.device == "auto" and not torch.cuda.is_available():

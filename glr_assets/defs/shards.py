@@ -7,9 +7,11 @@ the shard that appears next month. Ranges follow the order of registration, so k
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 
+from glr_assets import dry_run
 from glr_assets.defs.provenance import Provenance
 from glr_assets.defs.results import materialization, no_further_event
 from glr_assets.errors import describe, trace
@@ -95,6 +97,8 @@ def each_shard(
     Each is logged as it ends, with its own metadata, data version, code version and inputs, so that a crash keeps what
     was finished. Its inputs are those of the moment when it was begun.
 
+    In a dry run each partition answers with its verdict instead, and nothing is logged.
+
     Args:
         context: of the step.
         make: makes a partition.
@@ -105,6 +109,11 @@ def each_shard(
         dg.Failure: some partitions failed; it names each with its error. The run's log holds the tracebacks of errors
             that nobody foresaw.
     """
+    dry = dry_run.current()
+    if dry is not None:
+        asset = context.asset_key.to_user_string()
+        dry.ask_each({f"{asset}/{key}": partial(make, key) for key in context.partition_keys})
+        return
     provenance = Provenance(context)
     failures: dict[str, str] = {}
     for key in context.partition_keys:

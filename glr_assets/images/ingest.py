@@ -140,7 +140,7 @@ def ingest_shard(
             again=retry_failed and receipt is not None and may_succeed(receipt.summary) > 0,
         )
     except Exception as error:
-        with suppress(StoreError):  # which may be what went wrong
+        with suppress(StoreError):  # which may be what went wrong; in a dry run it cannot be told
             _tell(job, "failed", digest, error=error)
         raise
     if made.reused:

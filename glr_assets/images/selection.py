@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from glr_assets.errors import MissingInputError
 from glr_assets.metadata.schemas import COMPETITION_TRAIN, INDEX_METADATA, TEST_METADATA, TRAIN_METADATA
 from glr_assets.planning.schemas import FILL_PLAN
 from glr_assets.receipts import need_receipts
@@ -17,16 +20,62 @@ from glr_assets.tables import Table, fixed_width, places, read_parts
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The listed ids of a split, sorted, with landmark (train only) and whether each is wanted.
-
-    `digests` identify the tables it was made from.
-    """
+class _Rows:
+    """The listed ids of a split, sorted, with landmark (train only) and whether each is wanted."""
 
     ids: npt.NDArray[np.bytes_]
     landmark_ids: npt.NDArray[np.int64] | None
     wanted: npt.NDArray[np.bool_]
-    digests: dict[str, str]
+
+
+class Selection:
+    """The listed ids of a split, sorted, with landmark (train only) and whether each is wanted.
+
+    The tables are read at the first need: finished work is known by their digests.
+
+    Attributes:
+        digests: of the tables that it is made from, by asset.
+    """
+
+    def __init__(self, digests: Mapping[str, str], read: Callable[[], _Rows]) -> None:
+        self.digests = dict(digests)
+        self._read = read
+        self._lock = threading.Lock()
+        self._rows: _Rows | None = None
+
+    @classmethod
+    def of(
+        cls,
+        ids: npt.NDArray[np.bytes_],
+        landmark_ids: npt.NDArray[np.int64] | None,
+        wanted: npt.NDArray[np.bool_],
+        digests: Mapping[str, str],
+    ) -> Selection:
+        """A selection of rows that are in memory: ids [n], sorted, and by row the landmark and whether it is wanted."""
+        return cls(digests, lambda: _Rows(ids, landmark_ids, wanted))
+
+    @property
+    def _all(self) -> _Rows:
+        if self._rows is None:
+            with self._lock:  # decoding threads ask at once
+                if self._rows is None:
+                    self._rows = self._read()
+        return self._rows
+
+    @property
+    def ids(self) -> npt.NDArray[np.bytes_]:
+        """The listed ids [n], sorted."""
+        return self._all.ids
+
+    @property
+    def landmark_ids(self) -> npt.NDArray[np.int64] | None:
+        """The train landmark of each id [n]; None in splits without."""
+        return self._all.landmark_ids
+
+    @property
+    def wanted(self) -> npt.NDArray[np.bool_]:
+        """Whether each id is wanted [n]."""
+        return self._all.wanted
 
     def row(self, image_id: str) -> int | None:
         """The row of an id, or None where the split's table does not list it."""
@@ -52,19 +101,33 @@ def selection_for(store: Store, split: Split, recipe: Images) -> Selection:
     Raises:
         MissingInputError: a table it needs has not been made.
     """
-    digests = need_receipts(store, *selection_tables(split, recipe))
+    tables = selection_tables(split, recipe)
+    digests = need_receipts(store, *tables)
+
+    def read() -> _Rows:
+        rows = _rows(store, split, recipe)
+        if need_receipts(store, *tables) != digests:
+            raise MissingInputError(
+                f"{' or '.join(tables)} in {store.url} was made again while a run read it; start the run again"
+            )
+        return rows
+
+    return Selection(digests, read)
+
+
+def _rows(store: Store, split: Split, recipe: Images) -> _Rows:
     if split != "train":
         ids, _ = _sorted(store, {"index": INDEX_METADATA, "test": TEST_METADATA}[split], [])
-        return Selection(ids, None, np.ones(len(ids), bool), digests)
+        return _Rows(ids, None, np.ones(len(ids), bool))
     ids, columns = _sorted(store, TRAIN_METADATA, ["landmark_id"])
     if recipe.keep == "all":
-        return Selection(ids, columns[0], np.ones(len(ids), bool), digests)
+        return _Rows(ids, columns[0], np.ones(len(ids), bool))
     wanted = np.zeros(len(ids), bool)
     for asked in (COMPETITION_TRAIN, FILL_PLAN):
         for part in read_parts(store, asked, ["id"]):
             rows = places(fixed_width(part["id"]), ids)
             wanted[rows[rows >= 0]] = True
-    return Selection(ids, columns[0], wanted, digests)
+    return _Rows(ids, columns[0], wanted)
 
 
 def _sorted(store: Store, table: Table, names: list[str]) -> tuple[npt.NDArray[np.bytes_], list[npt.NDArray[np.int64]]]:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import ExifTags, Image, ImageDraw
 
+from glr_assets import dry_run
+from glr_assets.dry_run import need_done
 from glr_assets.openimages import layout
 from glr_assets.openimages.layout import Subset, image_path
 from glr_assets.openimages.root import OpenImagesRoot
-from glr_assets.receipts import Summary, Writer, make
+from glr_assets.receipts import Made, Summary, Writer, make
 from glr_assets.seeded import drawn
 from glr_assets.source.bucket_writer import BESIDE
 from glr_assets.source.embedded import FOLDER as LANDMARK_SAMPLE
@@ -87,8 +89,14 @@ def embedded_openimages(store: Store) -> OpenImagesRoot:
         keep_files(writer, f"{LANDMARK_SAMPLE}/{BESIDE}")
         return {}
 
-    with store.locked(name):  # the processes of a run all ask for it at once
-        make(store, name, inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
+    def written() -> Made:
+        return make(store, name, inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
+
+    if dry_run.current() is not None:
+        need_done("the built-in sample of Open Images", written)
+    else:
+        with store.locked(name):  # the processes of a run all ask for it at once
+            written()
     return OpenImagesRoot(root.url, root.options)
 
 

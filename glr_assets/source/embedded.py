@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from glr_assets.receipts import Summary, Writer, Written, make, sha256_of
+from glr_assets import dry_run
+from glr_assets.dry_run import need_done
+from glr_assets.receipts import Made, Summary, Writer, Written, make, sha256_of
 from glr_assets.source.bucket import BucketSource
 from glr_assets.source.bucket_writer import BESIDE
 from glr_assets.store import Store, is_transient
@@ -26,8 +28,14 @@ def embedded_sample(store: Store) -> BucketSource:
         keep_files(writer, FOLDER, beside=(BESIDE,))
         return {}
 
-    with store.locked(FOLDER):  # the processes of a run all ask for it at once
-        make(store, "sample", inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
+    def written() -> Made:
+        return make(store, "sample", inputs={}, parameters={"seed": SEED}, code_version=SAMPLE_VERSION, build=build)
+
+    if dry_run.current() is not None:
+        need_done("the built-in sample", written)
+    else:
+        with store.locked(FOLDER):  # the processes of a run all ask for it at once
+            written()
     return BucketSource(bucket.url, bucket.options)
 
 

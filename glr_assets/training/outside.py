@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from glr_assets import dry_run
 from glr_assets.errors import EmbedderError
 from glr_assets.store import first_line
 
@@ -64,6 +65,8 @@ def _commit(section: str, weights: str, name: str, revision: str | None) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
+        if dry_run.current() is not None:
+            return _commit_without_download(name, revision)
         found = Path(hf_hub_download(name, "config.json", revision=revision))
     except (OSError, HFValidationError, HfHubHTTPError, ValueError) as error:
         raise EmbedderError(
@@ -72,6 +75,20 @@ def _commit(section: str, weights: str, name: str, revision: str | None) -> str:
         ) from error
     # As the hub's cache is laid out: models--<owner>--<name>/snapshots/<commit>/config.json.
     return found.parent.name
+
+
+def _commit_without_download(name: str, revision: str | None) -> str:
+    """The commit that the hub has now, or else the one that was fetched last; nothing is fetched."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        sha = HfApi().model_info(name, revision=revision).sha
+        if sha is not None:
+            return sha
+    except (OSError, HfHubHTTPError):
+        pass  # out of reach
+    return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True)).parent.name
 
 
 def _sha256(path: Path) -> str:

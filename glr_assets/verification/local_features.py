@@ -34,6 +34,7 @@ from glr_assets.receipts import (
     need_receipts,
 )
 from glr_assets.recipes import Execution, Verification
+from glr_assets.snapshot import kept_by
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, read_table
 from glr_assets.verification import plan
@@ -61,8 +62,12 @@ class Wanted:
         Raises:
             MissingInputError: the set, or the catalog, has not been made.
         """
-        images = plan.comparison_plan(plan.set_to_clean(store, recipe), recipe, seed)
-        return cls.among(images.filter(pc.equal(images["outcome"], plan.COMPARED)))
+
+        def read() -> Wanted:
+            images = plan.comparison_plan(plan.set_to_clean(store, recipe), recipe, seed)
+            return cls.among(images.filter(pc.equal(images["outcome"], plan.COMPARED)))
+
+        return kept_by(store, ("compared images", recipe.model_dump_json(), seed), read)
 
     @classmethod
     def among(cls, images: pa.Table) -> Wanted:

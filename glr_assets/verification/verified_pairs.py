@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from glr_assets.errors import MissingInputError, RecipeError, TableError
 from glr_assets.ranges import ordered
 from glr_assets.receipts import Made, Summary, Writer, digest_of, make, need_receipt, need_receipts
 from glr_assets.recipes import Execution, Verification
+from glr_assets.snapshot import kept_by
 from glr_assets.store import Store
 from glr_assets.tables import fixed_width, places, read_table, taken
 from glr_assets.verification import classes
@@ -241,7 +243,7 @@ def bucket_images(store: Store, wanted: Wanted, bucket: int, buckets: int) -> pa
     parts = [pa.schema([LOCAL_FEATURES.schema.field(name) for name in names]).empty_table()]
     for shard in wanted.shards:
         need_receipt(store, f"local_features/{shard}")
-        rows = read_table(store, LOCAL_FEATURES, names, shard=shard)
+        rows = kept_by(store, ("features of", shard), partial(read_table, store, LOCAL_FEATURES, names, shard=shard))
         of_bucket = [
             part.filter(pa.array(buckets_of(part["landmark_id"].to_numpy(), buckets) == bucket))
             for part in (rows, wanted.of_shard(shard))

@@ -89,7 +89,7 @@ def planned(store: Store, wanted: Iterable[str]) -> Selection:
     whole = selection_for(store, "train", RECIPE.images)
     keep = {image_id.encode() for image_id in wanted}
     mask = [bytes(key) in keep for key in whole.ids]
-    return Selection(whole.ids, whole.landmark_ids, whole.wanted & mask, {"fill_plan": repr(sorted(keep))})
+    return Selection.of(whole.ids, whole.landmark_ids, whole.wanted & mask, {"fill_plan": repr(sorted(keep))})
 
 
 def ingest(

@@ -29,7 +29,7 @@ source, store = BucketSource(folder), Store(at)
 told = {}
 for plan in ("libraries", "whole", "anew"):
     ids = np.array([listed.encode()])
-    selection = Selection(ids, np.array([7]), np.array([True]), {"plan": plan})
+    selection = Selection.of(ids, np.array([7]), np.array([True]), {"plan": plan})
     # Stored otherwise, no earlier run is of use.
     recipe = Images(jpeg_quality=60 if plan == "libraries" else 70)
     for shard in ["000", "001"][: 1 if plan == "libraries" else 2]:

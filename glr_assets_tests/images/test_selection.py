@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glr_assets.errors import MissingInputError
+from glr_assets.errors import MissingInputError, TableError
 from glr_assets.images.selection import selection_for
+from glr_assets.planning.schemas import FILL_PLAN
+from glr_assets.receipts import Written
 from glr_assets.recipes import Images
 from glr_assets.source import BucketSource
 from glr_assets.store import Store
 from glr_assets_tests.images.handmade import TINY, Bucket, make_tables
+from glr_assets_tests.lineage import rewritten
 
 TRAIN = {"1e5": 3, "0123": 3, "12": 3, "ff": 4, "F": 4, "long-" * 12: 5}
 
@@ -42,6 +45,18 @@ def test_all_of_train_is_wanted_where_the_recipe_keeps_all(made: Store) -> None:
     selection = selection_for(made, "train", Images(keep="all"))
     assert selection.wanted.all()
     assert set(selection.digests) == {"train_metadata"}
+
+
+def test_tables_are_read_at_the_first_need_and_must_be_those_that_were_named(made: Store) -> None:
+    columns = made.read(FILL_PLAN.path)
+    made.write(FILL_PLAN.path, bytes(len(columns)))
+    selection = selection_for(made, "train", Images(keep="wanted"))  # of a table that cannot be read
+    with pytest.raises(TableError):
+        selection.row("ff")
+    made.write(FILL_PLAN.path, columns)
+    rewritten(made, "fill_plan", outputs={"manifests/fill_plan.parquet": Written(size=len(columns), sha256="0")})
+    with pytest.raises(MissingInputError, match="made again while a run read it"):
+        selection.row("ff")
 
 
 @pytest.mark.parametrize("stranger", ["", "1", "1e", "1e50", "zz", "0", "long-" * 13, "FF"])

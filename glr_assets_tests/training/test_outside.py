@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
+from glr_assets.dry_run import dry_run
 from glr_assets.errors import EmbedderError
 from glr_assets.training.backbones import BACKBONES, pretrained_backbone
 from glr_assets.training.outside import hub_id, outside_files, pinned
@@ -81,3 +86,43 @@ def test_files_are_known_by_their_content(tmp_path: Path) -> None:
 def test_a_hub_id_has_a_revision_after_its_at_sign() -> None:
     assert hub_id(ID) == (ID, None)
     assert hub_id(f"{ID}@refs/pr/1") == (ID, "refs/pr/1")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """A hub that knows the commit of `main`, and of which nothing can be fetched."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        known = self.path.startswith(f"/api/models/{ID}")
+        data = json.dumps({"id": ID, "sha": NEW, "siblings": []} if known else {"error": "no file is served"}).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_HEAD = do_GET  # noqa: N815 - as http.server names it
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_dry_run_asks_the_hub_for_the_commit_and_fetches_nothing(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    _Hub.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        (hub / "refs" / "main").write_text(OLD)
+        with dry_run():
+            assert outside_files("embedder", None, ID) == {f"hub:{ID}": NEW}
+        server.shutdown()
+    assert _Hub.asked
+    assert all(path.startswith("/api/models/") for path in _Hub.asked)
+    # Out of reach, the commit that was fetched last holds, as in a run.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with dry_run():
+        assert outside_files("embedder", None, ID) == {f"hub:{ID}": OLD}

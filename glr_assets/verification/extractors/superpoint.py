@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
+from glr_assets import dry_run
 from glr_assets.errors import ExtractorError
 from glr_assets.store import first_line
 from glr_assets.verification.extractors.base import Pixels, files_digest, luma, none_found, without_orientation
@@ -189,7 +190,8 @@ def _fetched(module: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(module, allow_patterns=list(_FILES)))
+        fetches = dry_run.current() is None
+        return Path(snapshot_download(module, allow_patterns=list(_FILES), local_files_only=not fetches))
     except (OSError, HFValidationError, HfHubHTTPError, ValueError) as error:
         raise ExtractorError(
             f"{_where(module)}: no such folder, and the hub does not give it ({type(error).__name__}: "
