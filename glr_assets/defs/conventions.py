@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 
 from glr_assets import dry_run
 from glr_assets.defs.column_lineage import column_lineage
+from glr_assets.defs.recipes import recipe_values, shown_keys
 from glr_assets.defs.results import columns_of
 from glr_assets.recipes import Execution
 from glr_assets.tables import Table
@@ -43,7 +45,15 @@ _FIRST = {"shard": "000", "part": "000", "bucket": "00", "group": "00"}
 
 
 def table_asset(
-    table: Table | None, *, group: str, code_version: str, kinds: set[str], example: str | None = None, **more: Any
+    table: Table | None,
+    *,
+    group: str,
+    code_version: str,
+    kinds: set[str],
+    example: str | None = None,
+    recipe: Mapping[str, Collection[str]] = MappingProxyType({}),
+    deps: Iterable[Any] = (),
+    **more: Any,
 ) -> Any:
     """`dg.asset` with owners, a tag for the work it is, the columns of its table and their lineage, and an example.
 
@@ -53,6 +63,9 @@ def table_asset(
         code_version: of the code that makes it.
         kinds: what it is made with, as the UI shows it.
         example: a command that shows what was made; how its table is read where it has one.
+        recipe: by table the keys of the recipe that decide its bytes, its only dependencies among the recipe's; of
+            `seed` no key is named.
+        deps: the other assets that it is made from.
         more: as for `dg.asset`.
     """
     metadata: dict[str, Any] = {}
@@ -64,17 +77,19 @@ def table_asset(
 
     def decorated(function: Callable[..., Any]) -> dg.AssetsDefinition:
         name = more.get("name") or function.__name__
-        shown = example or ("" if table is None else f'pq.read_table(f"{{GLR_STORE}}/{_example_path(table, name)}")')
+        sample = example or ("" if table is None else f'pq.read_table(f"{{GLR_STORE}}/{_example_path(table, name)}")')
         text = description or inspect.getdoc(function)
         lineage = column_lineage(name)
+        told = metadata | ({"recipe": ", ".join(shown_keys(recipe))} if recipe else {})
         return dg.asset(
             group_name=group,
             code_version=code_version,
             kinds=kinds,
             owners=OWNERS,
             tags={WORK_TAG: work},
-            metadata=metadata if lineage is None else {**metadata, "dagster/column_lineage": lineage},
-            description=f"{text}\n\nExample: `{shown}`",
+            metadata=told if lineage is None else {**told, "dagster/column_lineage": lineage},
+            deps=[*deps, *(recipe_values(of, *keys) for of, keys in recipe.items())],
+            description=f"{text}\n\nExample: `{sample}`",
             **more,
         )(function)
 

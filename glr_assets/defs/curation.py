@@ -27,6 +27,7 @@ FillConfig = launchpad(fill=Fill, dedupe=Dedupe)
     code_version=leaks.CODE_VERSION,
     kinds={"numba"},
     deps=["image_catalog"],
+    recipe={"dedupe": {"near_duplicate_bits"}},
 )
 def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """Near-duplicates among the stored train images that are published under different landmarks."""
@@ -41,6 +42,7 @@ def label_conflicts(config: DedupeConfig, platform: Platform) -> dg.MaterializeR
     code_version=leaks.CODE_VERSION,
     kinds={"numba"},
     deps=["image_catalog"],
+    recipe={"dedupe": {"near_duplicate_bits"}},
 )
 def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """Train images that are near-duplicates of images of test or index; `[dedupe] remove_leaks` drops those of test."""
@@ -55,6 +57,7 @@ def train_test_leaks(config: DedupeConfig, platform: Platform) -> dg.Materialize
     code_version=dedupe.CODE_VERSION,
     kinds={"numba"},
     deps=["competition_train", "image_catalog", "train_test_leaks"],
+    recipe={"dedupe": Dedupe.model_fields, "seed": ()},
 )
 def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image of the competition's set: kept, dropped for another that is better, or failed at ingest."""
@@ -68,6 +71,7 @@ def deduped_manifest(config: DedupeConfig, platform: Platform) -> dg.Materialize
     code_version=fill.CODE_VERSION,
     kinds={"numba"},
     deps=["deduped_manifest", "fill_plan", "image_catalog", "train_test_leaks"],
+    recipe={"fill": {"threshold", "variety"}, "dedupe": {"near_duplicate_bits", "remove_leaks"}},
 )
 def train_extra(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per planned extra: kept, a near-duplicate, a reserve that was not needed, or failed at ingest."""
@@ -81,6 +85,7 @@ def train_extra(config: FillConfig, platform: Platform) -> dg.MaterializeResult:
     code_version=fill.CODE_VERSION,
     kinds={"pyarrow"},
     deps=["class_counts", "deduped_manifest", "train_extra"],
+    recipe={"fill": {"threshold"}},
 )
 def fill_shortfall(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """Classes that stay below the fill threshold: by how much, why, and whether the full train set could fill them."""

@@ -8,7 +8,7 @@ from glr_assets.defs.results import result_of
 from glr_assets.evaluation import comparison, report
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.manifests import MANIFESTS
-from glr_assets.recipes import Evaluation, Execution, Retrieval
+from glr_assets.recipes import Embedder, Evaluation, Execution, Retrieval
 from glr_assets.training.versions import open_untrained
 
 EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, execution=Execution)
@@ -35,6 +35,12 @@ EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, executi
         "train_embeddings",
         "test_embeddings",
     ],
+    recipe={
+        "evaluation": Evaluation.model_fields,
+        "retrieval": Retrieval.model_fields,
+        "embedder": Embedder.model_fields,
+        "seed": (),
+    },
     example='json.load(open(f"{GLR_STORE}/reports/evaluation.json"))',
 )
 def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]

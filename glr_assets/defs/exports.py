@@ -12,11 +12,18 @@ from glr_assets.recipes import Exports
 ExportsConfig = launchpad(exports=Exports)
 _TFRECORDS = 'tf.data.TFRecordDataset(tf.io.gfile.glob(f"{GLR_STORE}/exports/train_tfrecords/*.tfrecord"))'
 _ZIP = "unzip data/exports/train_zip/train.zip -d competition/train"
+_PACKED_BY = {"exports": Exports.model_fields, "seed": ()}
 _INPUTS = [export.TRAIN_MANIFEST, *BESIDE]
 
 
 @table_asset(
-    None, group="exports", code_version=export.CODE_VERSION, kinds={"tensorflow"}, deps=_INPUTS, example=_TFRECORDS
+    None,
+    group="exports",
+    code_version=export.CODE_VERSION,
+    kinds={"tensorflow"},
+    deps=_INPUTS,
+    recipe=_PACKED_BY,
+    example=_TFRECORDS,
 )
 def train_tfrecords(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One record per image that trains, with landmark, author and licence, in files that TensorFlow reads."""
@@ -24,7 +31,15 @@ def train_tfrecords(config: ExportsConfig, platform: Platform) -> dg.Materialize
     return result_of(export.make_export(store, "tfrecord", recipe.exports, recipe.seed), store)
 
 
-@table_asset(None, group="exports", code_version=export.CODE_VERSION, kinds={"file"}, deps=_INPUTS, example=_ZIP)
+@table_asset(
+    None,
+    group="exports",
+    code_version=export.CODE_VERSION,
+    kinds={"file"},
+    deps=_INPUTS,
+    recipe=_PACKED_BY,
+    example=_ZIP,
+)
 def train_zip(config: ExportsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One `a/b/c/<id>.jpg` per image that trains in zips, beside lists for Kaggle's tools and for FiftyOne."""
     store, recipe = platform.open_store(), platform.load_recipe(config)

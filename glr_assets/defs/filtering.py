@@ -26,6 +26,7 @@ FilterConfig = launchpad(filter=Filter)
     code_version=classifier.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
     deps=["openimages_classifier_dataset", "image_catalog", *TO_FILTER],
+    recipe={"filter": classifier.DECIDED_BY, "openimages": {"categories", "size"}, "seed": ()},
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
     example='torch.jit.load(f"{GLR_STORE}/models/non_landmark_classifier/<version>/classifier.pt")',
@@ -73,6 +74,7 @@ def scored_shards(
     code_version=non_landmark_filter.CODE_VERSION,
     kinds={"pyarrow"},
     deps=["non_landmark_scores", "non_landmark_classifier", *TO_FILTER],
+    recipe={"filter": non_landmark_filter.DECIDED_BY},
 )
 def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image of the set that is filtered: kept, or dropped as it shows no landmark and is not verified."""

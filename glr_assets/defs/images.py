@@ -18,6 +18,9 @@ ImagesConfig = launchpad(images=Images, execution=Execution)
 
 
 def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsDefinition:
+    # Of train alone the recipe chooses which images are wanted.
+    stored_by = set(Images.model_fields) - (set() if split == "train" else {"keep"})
+
     @table_asset(
         IMAGE_INDEX,
         name=f"{split}_images",
@@ -25,6 +28,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         code_version=versions.CODE_VERSION,
         kinds={"tar", "jpeg"},
         deps=deps,
+        recipe={"images": stored_by},
         description=description,
         partitions_def=SHARDS[split],
         backfill_policy=SHARD_BACKFILL,
@@ -62,6 +66,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         *("train_images", "index_images", "test_images"),
         *("train_metadata", "competition_train", "fill_plan", "index_metadata", "test_metadata"),
     ],
+    recipe={"images": {"keep"}},
 )
 def image_catalog(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per member of every ingested shard.

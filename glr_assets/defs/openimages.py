@@ -21,6 +21,7 @@ OpenImagesConfig = launchpad(openimages=OpenImages, execution=Execution)
     group="openimages",
     code_version=annotations.CODE_VERSION,
     kinds={"csv"},
+    recipe={"openimages": annotations.DECIDED_BY, "seed": ()},
 )
 def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per box of the recipe's categories, usable or refused with a reason, with its image's rights."""
@@ -36,6 +37,7 @@ def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.
     code_version=images.CODE_VERSION,
     kinds={"tar", "jpeg"},
     deps=["openimages_annotations"],
+    recipe={"openimages": images.DECIDED_BY},
     partitions_def=OPENIMAGES_PARTS,
     backfill_policy=SHARD_BACKFILL,
 )
@@ -59,6 +61,7 @@ def openimages_images_parts(
     code_version=dataset.CODE_VERSION,
     kinds={"opencv"},
     deps=["openimages_annotations", "openimages_images"],
+    recipe={"openimages": dataset.DECIDED_BY, "seed": ()},
 )
 def openimages_classifier_dataset(config: OpenImagesConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per box: where its labelled crop lies as a tensor and in a webdataset TAR, or why there is none."""

@@ -28,7 +28,12 @@ def class_counts(config: RunConfig, platform: Platform) -> dg.MaterializeResult:
 
 
 @table_asset(
-    FILL_POTENTIAL, group="planning", code_version=potential.CODE_VERSION, kinds={"numpy"}, deps=["class_counts"]
+    FILL_POTENTIAL,
+    group="planning",
+    code_version=potential.CODE_VERSION,
+    kinds={"numpy"},
+    deps=["class_counts"],
+    recipe={"fill": {"threshold"}},
 )
 def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per threshold 0 to 100: images that filling every class takes, images there are for it, and classes
@@ -45,6 +50,7 @@ def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResu
     code_version=plan.CODE_VERSION,
     kinds={"pyarrow"},
     deps=["train_metadata", "competition_train", "class_counts"],
+    recipe={"fill": plan.DECIDED_BY, "seed": ()},
 )
 def fill_plan(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per train image planned as an extra of a small class, or held in reserve for a corrupt one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import dagster as dg
@@ -105,6 +105,16 @@ def _observation(recipe: Recipe, key: Key, value: Any) -> dg.AssetObservation:
 def shown_key(table: str, key: str) -> str:
     """A key as the recipe's file shows it: `[dedupe] keep`, `seed`."""
     return key if table == SEED else f"[{table}] {key}"
+
+
+def shown_keys(recipe: Mapping[str, Collection[str]]) -> list[str]:
+    """These keys, by table, as the recipe's file shows them, each table's in its order."""
+    return [
+        shown_key(table, key.name)
+        for table, keys in recipe.items()
+        for key in keys_of(table)
+        if table == SEED or key.name in keys
+    ]
 
 
 def shown_value(value: Any) -> str:

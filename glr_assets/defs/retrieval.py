@@ -8,6 +8,7 @@ from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_wi
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
+from glr_assets.defs.verification import CHOSEN_BY, EXTRACTED_BY
 from glr_assets.manifests import MANIFESTS
 from glr_assets.recipes import Execution, Retrieval, Verification
 from glr_assets.retrieval import embeddings, index, local
@@ -64,6 +65,7 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
     code_version=embeddings.NON_LANDMARKS_CODE_VERSION,
     kinds={"numpy"},
     deps=["test_embeddings", "train_embeddings", "recognition_solution", "non_landmark_filter"],
+    recipe={"retrieval": {"non_landmark_usage", "filtered_gallery"}},
 )
 def non_landmark_embeddings(
     config: RetrievalConfig,  # type: ignore[valid-type]
@@ -81,6 +83,7 @@ def non_landmark_embeddings(
     code_version=index.CODE_VERSION,
     kinds={"faiss"},
     deps=["train_embeddings", *MANIFESTS, "non_landmark_embeddings", "embedder"],
+    recipe={"retrieval": index.DECIDED_BY, "seed": ()},
 )
 def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per train image that is searched, with its penalty, beside the faiss file."""
@@ -95,6 +98,11 @@ def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeRe
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["train_images", *MANIFESTS, "image_catalog"],
+    recipe={
+        "retrieval": {"rerank", "manifest", "per_landmark"},
+        "verification": CHOSEN_BY | EXTRACTED_BY,
+        "seed": (),
+    },
     partitions_def=SHARDS["train"],
     backfill_policy=SHARD_BACKFILL,
     pool=GPU_POOL,
@@ -118,6 +126,7 @@ def search_features(
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["test_images", "image_catalog"],
+    recipe={"retrieval": {"rerank"}, "verification": EXTRACTED_BY},
     partitions_def=SHARDS["test"],
     backfill_policy=SHARD_BACKFILL,
     pool=GPU_POOL,
@@ -150,6 +159,12 @@ def test_features(
         "image_catalog",
         *MANIFESTS,
     ],
+    recipe={
+        "training": {"manifest"},
+        "retrieval": models.DECIDED_BY,
+        "verification": models.COMPARED_BY,
+        "seed": (),
+    },
 )
 def recognition_model(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """How neighbours and local features make a probability, learnt from photographs whose landmark is known."""
@@ -174,6 +189,7 @@ def recognition_model(config: AnswersConfig, platform: Platform) -> dg.Materiali
         "search_features",
         "test_features",
     ],
+    recipe={"retrieval": models.DECIDED_BY, "verification": models.COMPARED_BY, "seed": ()},
 )
 def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per test image: its landmark and a confidence that no other query changes (Kaggle's format)."""
@@ -187,6 +203,7 @@ def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResul
     code_version=answers.RETRIEVAL_CODE_VERSION,
     kinds={"csv", "faiss"},
     deps=["test_embeddings", "index_embeddings", "test_metadata", "index_metadata"],
+    recipe={"retrieval": answers.RETRIEVED_BY},
     example="glr score retrieval --submission data/submissions/retrieval_submission.csv --solution solution.csv",
 )
 def retrieval_submission(

@@ -27,6 +27,7 @@ CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Exec
     code_version=versions.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
     deps=[*MANIFESTS, "image_catalog", "train_attribution"],
+    recipe={"embedder": Embedder.model_fields, "training": Training.model_fields, "seed": ()},
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
     example="glr models",
@@ -49,6 +50,7 @@ def embedder(
     code_version=groups.CODE_VERSION,
     kinds={"pyarrow"},
     deps=[*MANIFESTS, "image_catalog"],
+    recipe={"groups": groups.GROUPED_BY, "training": {"manifest"}, "seed": ()},
 )
 def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""
@@ -63,6 +65,7 @@ def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeRe
     code_version=group_classifiers.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
     deps=["training_groups", "image_catalog", "train_attribution"],
+    recipe={"groups": group_classifiers.TRAINED_BY | {"onnx"}, "seed": ()},
     partitions_def=GROUPS,
     backfill_policy=GROUP_BACKFILL,
     pool=GPU_POOL,
@@ -91,6 +94,11 @@ def classifiers_of_groups(
     code_version=group_calibration.CODE_VERSION,
     kinds={"pytorch", "scipy"},
     deps=["group_classifiers", "training_groups", "image_catalog", "recognition_solution"],
+    recipe={
+        "groups": {"count", "calibrating", "min_probability"},
+        "retrieval": {"non_landmark_usage"},
+        "seed": (),
+    },
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )

@@ -25,6 +25,12 @@ TO_CLEAN = ["train_manifest", "deduped_manifest", "image_catalog"]
 ALL_FEATURES = dg.AssetDep("local_features", partition_mapping=dg.AllPartitionMapping())
 
 
+#: Of `[verification]`, what decides which images are compared, what is extracted of each, and how two compare.
+CHOSEN_BY = {"manifest", "min_class", "cap"}
+EXTRACTED_BY = {"extractor", "module", "max_features"}
+JUDGED_BY = EXTRACTED_BY | {"min_cosine", "residual", "geometry", "min_inliers", "refuse_traps"}
+
+
 @table_asset(
     LOCAL_FEATURES,
     name="local_features",
@@ -32,6 +38,7 @@ ALL_FEATURES = dg.AssetDep("local_features", partition_mapping=dg.AllPartitionMa
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["train_images", *TO_CLEAN],
+    recipe={"verification": CHOSEN_BY | EXTRACTED_BY, "seed": ()},
     partitions_def=SHARDS["train"],
     backfill_policy=SHARD_BACKFILL,
     pool=GPU_POOL,
@@ -59,6 +66,10 @@ def local_features_shards(
     code_version=calibration.CODE_VERSION,
     kinds={"numba", "opencv"},
     deps=["local_features", "label_conflicts", *TO_CLEAN],
+    recipe={
+        "verification": CHOSEN_BY | JUDGED_BY | {"max_false_rate", "calibration_pairs", "calibrate"},
+        "seed": (),
+    },
 )
 def verification_calibration(
     config: VerificationConfig,  # type: ignore[valid-type]
@@ -78,6 +89,10 @@ def verification_calibration(
     code_version=verified_pairs.CODE_VERSION,
     kinds={"numba", "opencv"},
     deps=[ALL_FEATURES, "verification_calibration", *TO_CLEAN],
+    recipe={
+        "verification": CHOSEN_BY | JUDGED_BY | {"exhaustive", "keep", "connections", "component", "buckets"},
+        "seed": (),
+    },
     partitions_def=BUCKETS,
     backfill_policy=SHARD_BACKFILL,
 )
@@ -103,6 +118,7 @@ def verified_pairs_buckets(
     code_version=cleaned_manifest.CODE_VERSION,
     kinds={"pyarrow"},
     deps=["verified_pairs", *TO_CLEAN],
+    recipe={"verification": CHOSEN_BY | {"keep", "component", "buckets"}, "seed": ()},
 )
 def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
     """One row per image of the set that is cleaned: kept where another of its landmark verifies it, else why not."""

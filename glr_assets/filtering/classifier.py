@@ -47,7 +47,7 @@ SCRIPT_NAME: Final = "classifier.pt"
 #: Decimals of a score: what a network gives twice for the same photograph, whatever stands beside it in a batch.
 SCORE_DECIMALS: Final = 3
 #: Of `[filter]`, what decides on the network.
-_DECIDING: Final = (set(Classifying.model_fields) - {"onnx"}) | {"manifest", "landmarks", "validation", "torchscript"}
+DECIDED_BY: Final = (set(Classifying.model_fields) - {"onnx"}) | {"manifest", "landmarks", "validation", "torchscript"}
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def make_non_landmark_classifier(
     )
     inputs |= outside_files("filter", section.torchscript, section.weights)
     parameters: dict[str, Any] = {
-        "filter": section.model_dump(mode="json", include=_DECIDING),
+        "filter": section.model_dump(mode="json", include=set(DECIDED_BY)),
         "categories": list(recipe.openimages.categories),
         "size": recipe.openimages.size,
         "seed": recipe.seed,

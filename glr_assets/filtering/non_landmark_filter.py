@@ -165,6 +165,10 @@ def _told(scores: pa.ChunkedArray) -> pa.Array:
     return pa.array([None if score is None else f"{score:.{SCORE_DECIMALS}f}" for score in scores.to_pylist()])
 
 
+#: Of `[filter]`, what decides who stays.
+DECIDED_BY: Final = frozenset({"manifest", "max_false_rate", "threshold", "spare_verified"})
+
+
 def make_non_landmark_filter(store: Store, recipe: Filter) -> Made:
     """`non_landmark_filter`: who stays, by a threshold that is set on held-out pictures.
 
@@ -205,9 +209,7 @@ def make_non_landmark_filter(store: Store, recipe: Filter) -> Made:
             "held_out_crops_dropped": float((others >= threshold).mean()) if len(others) else None,
         }
 
-    parameters: dict[str, Any] = recipe.model_dump(
-        mode="json", include={"manifest", "max_false_rate", "threshold", "spare_verified"}
-    )
+    parameters: dict[str, Any] = recipe.model_dump(mode="json", include=set(DECIDED_BY))
     return make(store, ASSET, inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build)
 
 

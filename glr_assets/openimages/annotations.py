@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ _RIGHTS = {
     "Rotation": "rotation",
 }
 #: What changes which rows there are, or what they say.
-_DECIDING = {"categories", "subcategories", "subsets", "sources", "min_confidence", "most_boxes"}
+DECIDED_BY: Final = frozenset({"categories", "subcategories", "subsets", "sources", "min_confidence", "most_boxes"})
 
 
 def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: OpenImages, seed: int) -> Made:
@@ -64,7 +65,7 @@ def make_openimages_annotations(root: OpenImagesRoot, store: Store, recipe: Open
         store,
         ASSET,
         inputs={f"openimages:{name}": root.table_digest(name) for name in files},
-        parameters=recipe.model_dump(include=_DECIDING) | {"seed": seed if recipe.most_boxes else None},
+        parameters=recipe.model_dump(include=set(DECIDED_BY)) | {"seed": seed if recipe.most_boxes else None},
         code_version=CODE_VERSION,
         build=build,
     )

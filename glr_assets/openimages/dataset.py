@@ -29,7 +29,7 @@ from glr_assets.tables import fixed_width, places, taken
 
 CODE_VERSION = f"2:{CROPS_VERSION}"
 #: What of the recipe has nothing to do with what was obtained, but with what is made of it.
-_DECIDING: Final = {
+DECIDED_BY: Final = {
     "categories",
     "placeholder_repeats",
     "parts",
@@ -80,7 +80,7 @@ def make_openimages_classifier_dataset(store: Store, recipe: OpenImages, executi
         store,
         ASSET,
         inputs=inputs,
-        parameters=recipe.model_dump(mode="json", include=_DECIDING) | {"seed": seed},
+        parameters=recipe.model_dump(mode="json", include=set(DECIDED_BY)) | {"seed": seed},
         code_version=CODE_VERSION,
         build=build,
     )

@@ -33,7 +33,7 @@ from glr_assets.tables import read_table
 CODE_VERSION = "2"
 ASSET: Final = "openimages_images"
 #: What decides which bytes are taken for an image.
-_DECIDING: Final = {"fetch", "fetch_hosts", "check_md5", "placeholders", "max_bytes", "max_pixels", "parts"}
+DECIDED_BY: Final = {"fetch", "fetch_hosts", "check_md5", "placeholders", "max_bytes", "max_pixels", "parts"}
 OBTAINED: Final = "obtained"
 MISSING: Final = "missing"
 
@@ -121,7 +121,7 @@ def make_openimages_images(
         store,
         receipt_name(part),
         inputs=inputs,
-        parameters=recipe.model_dump(mode="json", include=_DECIDING) | {"part": part},
+        parameters=recipe.model_dump(mode="json", include=set(DECIDED_BY)) | {"part": part},
         code_version=CODE_VERSION,
         build=build,
         again=execution.retry_failed and receipt is not None and bool(receipt.summary.get("missing")),

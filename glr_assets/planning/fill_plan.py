@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,6 +21,10 @@ from glr_assets.tables import Table, fixed_width, places, read_parts, read_table
 
 CODE_VERSION = "2"
 _HASHED_AT_ONCE = 2**14
+
+
+#: Of `[fill]`, what decides which images are planned.
+DECIDED_BY: Final = frozenset({"threshold", "reserves"})
 
 
 def plan_fill(train: pa.Table, competition: pa.Table, counts: pa.Table, recipe: Fill, seed: int) -> pa.Table:
@@ -119,7 +125,7 @@ def make_fill_plan(store: Store, recipe: Fill, seed: int) -> Made:
         }
 
     inputs = need_receipts(store, "train_metadata", "competition_train", "class_counts")
-    parameters = recipe.model_dump() | {"seed": seed}
+    parameters = recipe.model_dump(include=set(DECIDED_BY)) | {"seed": seed}
     return make(store, "fill_plan", inputs=inputs, parameters=parameters, code_version=CODE_VERSION, build=build)
 
 

@@ -121,6 +121,12 @@ def penalise(
     return of_images
 
 
+#: Of `[retrieval]`, what decides what is searched and how.
+DECIDED_BY: Final = frozenset(
+    {"manifest", "per_landmark", "train_penalty_top", "index", "index_memory", "index_recall", "penalties"}
+)
+
+
 def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int) -> Made:
     """`faiss_index`: the index file, and its rows with landmarks and penalties.
 
@@ -172,12 +178,11 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
         }
 
     figures: Summary = {}
-    decided_by = {"manifest", "per_landmark", "train_penalty_top", "index", "index_memory", "index_recall", "penalties"}
     made = make(
         store,
         "faiss_index",
         inputs=shards | need_receipts(store, recipe.manifest, "non_landmark_embeddings", "embedder"),
-        parameters=recipe.model_dump(mode="json", include=decided_by) | {"seed": seed},
+        parameters=recipe.model_dump(mode="json", include=set(DECIDED_BY)) | {"seed": seed},
         code_version=CODE_VERSION,
         build=build,
     )

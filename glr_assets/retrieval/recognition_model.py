@@ -281,9 +281,9 @@ def need_model_of(store: Store, recipe: Recipe) -> None:
             )
 
 
-def compared_by(recipe: Verification) -> dict[str, Any]:
-    """Of `[verification]`, what decides how two images compare."""
-    decides = {
+#: Of `[verification]`, what decides how two images compare.
+COMPARED_BY: Final = frozenset(
+    {
         "extractor",
         "module",
         "max_features",
@@ -293,7 +293,12 @@ def compared_by(recipe: Verification) -> dict[str, Any]:
         "min_inliers",
         "refuse_traps",
     }
-    return recipe.model_dump(mode="json", include=decides)
+)
+
+
+def compared_by(recipe: Verification) -> dict[str, Any]:
+    """Of `[verification]`, what decides how two images compare."""
+    return recipe.model_dump(mode="json", include=set(COMPARED_BY))
 
 
 def shards_of_tests(source: Source, store: Store) -> list[str]:

@@ -149,6 +149,10 @@ def evidence_rows(found: Evidence, ranked: Sequence[Recognition], model: Recogni
     return rows
 
 
+#: Of `[retrieval]`, what decides which index images are answered.
+RETRIEVED_BY: Final = frozenset({"retrieved", "expansion", "expansion_power"})
+
+
 def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -> Made:
     """`retrieval_submission`: `id,images` with the index images nearest to every test image, the best first.
 
@@ -189,7 +193,7 @@ def make_retrieval_submission(source: Source, store: Store, recipe: Retrieval) -
         store,
         "retrieval_submission",
         inputs=inputs,
-        parameters=recipe.model_dump(mode="json", include={"retrieved", "expansion", "expansion_power"}),
+        parameters=recipe.model_dump(mode="json", include=set(RETRIEVED_BY)),
         code_version=RETRIEVAL_CODE_VERSION,
         build=build,
     )

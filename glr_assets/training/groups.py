@@ -172,6 +172,12 @@ def _worded(values: Numbers, words: Sequence[str]) -> pa.Array:
     return pa.array(list(words), pa.string()).take(pa.array(values, mask=values < 0))
 
 
+#: Of `[groups]`, what decides the group of a landmark and what its images are for.
+GROUPED_BY: Final = frozenset(
+    {"count", "smallest", "first", "largest", "bounds", "validation_first", "validation_last"}
+)
+
+
 def make_training_groups(store: Store, recipe: Recipe) -> Made:
     """`training_groups`: the table, and a picture of landmarks and images a group."""
 
@@ -195,10 +201,7 @@ def make_training_groups(store: Store, recipe: Recipe) -> Made:
         inputs=need_receipts(store, recipe.training.manifest, "image_catalog"),
         parameters={
             "manifest": recipe.training.manifest,
-            "groups": recipe.groups.model_dump(
-                mode="json",
-                include={"count", "smallest", "first", "largest", "bounds", "validation_first", "validation_last"},
-            ),
+            "groups": recipe.groups.model_dump(mode="json", include=set(GROUPED_BY)),
             "seed": recipe.seed,
         },
         code_version=CODE_VERSION,
