@@ -32,9 +32,10 @@ _VARIABLES: Final = (
 _SHORTEST: Final = 6
 
 #: `scheme://user:password@host`, and `scheme://token@host`. A password may hold a slash that nobody encoded, as keys
-#: of AWS do; a colon before digits and a slash is a port.
+#: of AWS do; a colon before digits and a slash is a port. No scheme is as long as the bound, which keeps the search
+#: linear in a text without spaces.
 _USERINFO = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<info>[^/?#\s@'\"]*|[^/?#\s@:'\"]+:(?!\d+/)[^\s@'\"]*)@"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40})://(?P<info>[^/?#\s@'\"]*|[^/?#\s@:'\"]+:(?!\d+/)[^\s@'\"]*)@"
 )
 #: Of these the part before `@` names a container or a user where it holds no password.
 _NAMED_PARTS: Final = frozenset(("abfs", "abfss", "wasb", "wasbs", "adl", "hdfs", "sftp", "ssh"))

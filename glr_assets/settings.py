@@ -29,12 +29,28 @@ from glr_assets.store_settings import StoreSettings, read_store_settings, withou
 PUBLIC_BUCKET = "s3://google-landmark"
 
 
-class Settings(BaseSettings):
-    """Where photographs come from, where everything is written, and by which recipe."""
+class AlertSettings(BaseSettings):
+    """Where alerts go. They are read alone, so that a wrong setting of the source is alerted on too."""
 
     model_config = SettingsConfigDict(
         env_prefix="GLR_", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
+
+    alert_webhook: str | None = Field(
+        None, repr=False, description="URL that alerts are posted to as JSON; unset: only logged"
+    )
+    dagster_url: str | None = Field(
+        None, description="root URL of the Dagster webserver, for links in alerts; unset: links are paths"
+    )
+
+    @field_validator("alert_webhook", "dagster_url", mode="before")
+    @classmethod
+    def _no_url_is_unset(cls, value: object) -> object:
+        return None if isinstance(value, str) and not value.strip() else value
+
+
+class Settings(AlertSettings):
+    """Where photographs come from, where everything is written, and by which recipe."""
 
     source: str | None = Field(None, description="root URL of the source bucket; unset: the embedded sample")
     source_options: dict[str, Any] = Field(default_factory=dict, repr=False, description="fsspec options of the source")
@@ -48,11 +64,8 @@ class Settings(BaseSettings):
         None,
         description="recipe name or path; unset: small for the sample, own_photos for a bucket of glr pack, else full",
     )
-    alert_webhook: str | None = Field(
-        None, repr=False, description="URL that failed runs are posted to as JSON; unset: only logged"
-    )
 
-    @field_validator("source", "openimages", "recipe", "alert_webhook", mode="before")
+    @field_validator("source", "openimages", "recipe", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:
         return None if isinstance(value, str) and not value.strip() else value

@@ -41,6 +41,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         "RECIPE",
         "SERVE_TOKEN",
         "ALERT_WEBHOOK",
+        "DAGSTER_URL",
     ):
         monkeypatch.delenv(f"GLR_{name}", raising=False)
 

@@ -132,11 +132,11 @@ def _document(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
             raise RecipeError(
                 f"recipe {name_or_path}: neither one of {', '.join(NAMED_RECIPES)} nor a readable TOML file "
                 f"({type(error).__name__}); set GLR_RECIPE or --recipe to one of these"
-            ) from error
+            ) from None
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {name_or_path}: not TOML: {error}") from error
+        raise RecipeError(f"recipe {name_or_path}: not TOML: {error}") from None
     base = document.pop("base", None)
     merged: dict[str, Any] = {}
     if base is not None:
@@ -164,7 +164,7 @@ def _validated(document: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(f"recipe {where}: {'; '.join(_in_words(e) for e in error.errors())}") from error
+        raise RecipeError(f"recipe {where}: {'; '.join(_in_words(e) for e in error.errors())}") from None
 
 
 def _in_words(error: Any) -> str:

@@ -186,7 +186,7 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
     assert {name for name, spec in specs.items() if spec.automation_condition is not None} == set()
     definitions = build_definitions()
     running = {sensor.name for sensor in definitions.sensors or [] if sensor.default_status.value == "RUNNING"}
-    assert running == {"new_shards", "failed_runs", "lost_runs"}
+    assert running == {"new_shards", "failure_alerts", "lost_runs"}
     schedules = list(definitions.schedules or [])
     assert {schedule.name for schedule in schedules} >= {"retry_train_shards", "weekly_training"}
     assert all(schedule.default_status == dg.DefaultScheduleStatus.STOPPED for schedule in schedules)
