@@ -219,10 +219,12 @@ def pack(
 def shards_sync(source: SourceOption = None, store: StoreOption = None) -> None:
     """List the source and register its shards, the recipe's class buckets and groups, as partitions.
 
-    They are registered in the instance of DAGSTER_HOME, or else in that of the store.
+    Changed files of the source and changed values of the recipe are reported, so that the UI shows what they concern.
+    All this is in the instance of DAGSTER_HOME, or else in that of the store.
     """
+    from glr_assets.defs.automation.roots import sync_roots
     from glr_assets.defs.lineage import open_instance
-    from glr_assets.defs.shards import sync_counted_parts, sync_shards
+    from glr_assets.defs.shards import counted_parts
     from glr_assets.dev import dagster_home, prepared_home
     from glr_assets.settings import Settings
 
@@ -233,15 +235,17 @@ def shards_sync(source: SourceOption = None, store: StoreOption = None) -> None:
             "DAGSTER_HOME is not set: partitions would be registered nowhere; set it to the instance's folder"
         )
     recipe = settings.load_recipe()
-    opened = settings.open_source()
+    settings.open_source()
     with open_instance(prepared_home(home)) as instance:
-        added = sync_shards(instance, opened)
-        counted = sync_counted_parts(instance, recipe)
-        for split, keys in added.items():
+        synced = sync_roots(settings, instance)
+        for split, keys in synced.added.items():
             total = len(instance.get_dynamic_partitions(f"{split}_shards"))
             out.print(f"{split}: {len(keys)} added, {total} registered", markup=False)
-        for name, count in counted.items():
-            out.print(f"{name.replace('_', ' ')}: {count} registered", markup=False)
+        for partitions, parts in counted_parts(recipe):
+            out.print(f"{str(partitions.name).replace('_', ' ')}: {len(parts)} registered", markup=False)
+        out.print(f"{synced.observations} changes reported", markup=False)
+        for problem in synced.problems:
+            err.print(f"warning: {problem}", markup=False)
 
 
 @shards.command("retry")

@@ -217,10 +217,19 @@ class Settings(AlertSettings):
         Raises:
             SourceError: it is missing, unreachable or holds nothing of Open Images.
         """
-        openimages = self.openimages or (self.remembered.openimages if self.remembered else None)
+        openimages = self.openimages_url
         if openimages is None:
             return embedded_openimages(self.open_store())
         return OpenImagesRoot(openimages, self.openimages_options)
+
+    @property
+    def openimages_url(self) -> str | None:
+        """The root of Open Images, given or remembered by the store; None where the rendered one stands in for it.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return self.openimages or (self.remembered.openimages if self.remembered else None)
 
     def load_recipe(self) -> Recipe:
         """The recipe of this run.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
 import posixpath
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 READ_BLOCK = 8 * 2**20
 _PART, _LOCK = ".part", ".lock"
+#: A folder whose time is older than this has no change that its time does not show: file systems keep times to 2 s.
+_SETTLED_NS = 3 * 10**9
 
 _S3_CONFIG: dict[str, Any] = {
     "retries": {"mode": "standard", "total_max_attempts": 3},
@@ -140,6 +144,22 @@ class Store:
             for name, entry in sorted(found.items())
             if not is_transient(name)
         }
+
+    def folder_stamp(self, folder: str) -> str:
+        """What tells whether a file straight under `folder` was added, replaced or removed; empty where there is none.
+
+        Files of a store take their names by renaming, which changes the time of a local folder: one look at the folder
+        suffices. Times are coarse, so of a folder that changed just now, and of a remote one, the files are listed.
+        """
+        if self.is_local:
+            try:
+                changed = Path(self.path(folder)).stat().st_mtime_ns
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
+            if time.time_ns() - changed > _SETTLED_NS:
+                return str(changed)
+        found = self.stamps(folder)
+        return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest() if found else ""
 
     def stamp(self, name: str) -> str:
         """What tells the file `name` from another of that name, without reading it; empty where there is none."""

@@ -24,6 +24,7 @@ from glr_assets.defs import (
     planning,
     recipes,
     retrieval,
+    source,
     training,
     verification,
 )
@@ -101,7 +102,7 @@ _REFERENCED = dg.with_source_code_references(
 #: Every asset, with the place of its code.
 ASSETS = [asset for asset in _REFERENCED if isinstance(asset, dg.AssetsDefinition)]
 #: What assets are made from and Dagster does not make: it observes these.
-ROOTS = [*recipes.NODES]
+ROOTS = [*source.NODES, *recipes.NODES]
 ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS, *STATE_CHECKS]
 
 

@@ -14,6 +14,7 @@ from glr_assets import dry_run
 from glr_assets.defs.column_lineage import column_lineage
 from glr_assets.defs.recipes import recipe_values, shown_keys
 from glr_assets.defs.results import columns_of
+from glr_assets.defs.source import with_stored_shards
 from glr_assets.recipes import Execution
 from glr_assets.tables import Table
 
@@ -74,6 +75,7 @@ def table_asset(
         kinds = kinds | {"parquet"}
     work = "gpu" if more.get("pool") == GPU_POOL else "tables" if more.get("partitions_def") is None else "shards"
     description = more.pop("description", None)
+    deps = with_stored_shards(deps, more.get("partitions_def"))
 
     def decorated(function: Callable[..., Any]) -> dg.AssetsDefinition:
         name = more.get("name") or function.__name__

@@ -8,6 +8,7 @@ from glr_assets.defs.conventions import table_asset
 from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
+from glr_assets.defs.source import shards_node
 from glr_assets.images import catalog, ingest, versions
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.images.selection import selection_for
@@ -27,7 +28,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
         group="images",
         code_version=versions.CODE_VERSION,
         kinds={"tar", "jpeg"},
-        deps=deps,
+        deps=[shards_node(split), *deps],
         recipe={"images": stored_by},
         description=description,
         partitions_def=SHARDS[split],

@@ -13,10 +13,11 @@ import dagster as dg
 
 from glr_assets import errors
 from glr_assets.defs import tags
+from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.process_locks import process_lock
-from glr_assets.defs.shards import SHARDS, contiguous, counted_parts, sync_counted_parts, sync_shards
+from glr_assets.defs.shards import SHARDS, contiguous, counted_parts
 from glr_assets.errors import GlrError, SettingsError, describe
 from glr_assets.interrupts import Interrupted, raise_if_interrupted
 from glr_assets.redaction import safe_cause
@@ -97,10 +98,8 @@ def materialise_lineage(
         LineageError: an asset failed, or a check of severity ERROR did; later assets were not begun; or there is no
             asset of a name in `force`.
     """
-    source = settings.open_source()
-    sync_shards(instance, source)
-    recipe = settings.load_recipe()
-    sync_counted_parts(instance, recipe)
+    source, recipe = settings.open_source(), settings.load_recipe()
+    sync_roots(settings, instance)
     platform = platform_of(settings)
     definitions = build_definitions(platform)
     graph = definitions.resolve_asset_graph()
@@ -137,7 +136,8 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
     Returns:
         What went wrong, a text for each run of neighbouring shards that did not end well.
     """
-    sync_shards(instance, settings.open_source())
+    settings.open_source()  # one that is out of reach is told of here
+    sync_roots(settings, instance)
     platform = platform_of(settings)
     definitions = build_definitions(platform)
     key = dg.AssetKey(f"{split}_images")

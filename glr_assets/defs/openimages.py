@@ -8,6 +8,7 @@ from glr_assets.defs.conventions import table_asset
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import OPENIMAGES_PARTS, SHARD_BACKFILL, each_shard
+from glr_assets.defs.source import OPENIMAGES_FILES, asked_images, openimages_tables
 from glr_assets.openimages import annotations, dataset, images
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
 from glr_assets.recipes import Execution, OpenImages
@@ -21,12 +22,21 @@ OpenImagesConfig = launchpad(openimages=OpenImages, execution=Execution)
     group="openimages",
     code_version=annotations.CODE_VERSION,
     kinds={"csv"},
+    deps=list(openimages_tables()),
     recipe={"openimages": annotations.DECIDED_BY, "seed": ()},
 )
-def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def openimages_annotations(
+    context: dg.AssetExecutionContext,
+    config: AnnotationsConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> dg.MaterializeResult:
     """One row per box of the recipe's categories, usable or refused with a reason, with its image's rights."""
     store, recipe = platform.open_store(), platform.load_recipe(config)
-    made = annotations.make_openimages_annotations(platform.open_openimages(), store, recipe.openimages, recipe.seed)
+    root = platform.open_openimages()
+    made = annotations.make_openimages_annotations(root, store, recipe.openimages, recipe.seed)
+    # They are inputs of what this run makes next.
+    for observation in asked_images(platform.settings(), store, recipe):
+        context.log_event(observation)
     return result_of(made, store)
 
 
@@ -36,7 +46,7 @@ def openimages_annotations(config: AnnotationsConfig, platform: Platform) -> dg.
     group="openimages",
     code_version=images.CODE_VERSION,
     kinds={"tar", "jpeg"},
-    deps=["openimages_annotations"],
+    deps=[OPENIMAGES_FILES, "openimages_annotations"],
     recipe={"openimages": images.DECIDED_BY},
     partitions_def=OPENIMAGES_PARTS,
     backfill_policy=SHARD_BACKFILL,

@@ -6,7 +6,7 @@ the shard that appears next month. Ranges follow the order of registration, so k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import dagster as dg
@@ -31,6 +31,17 @@ SHARDS: Mapping[Split, dg.DynamicPartitionsDefinition] = {
 BUCKETS = dg.DynamicPartitionsDefinition(name="class_buckets")
 GROUPS = dg.DynamicPartitionsDefinition(name="training_groups")
 OPENIMAGES_PARTS = dg.DynamicPartitionsDefinition(name="openimages_parts")
+#: The assets that have a partition a shard or a part, each with its partitions.
+SHARDED: Mapping[str, dg.DynamicPartitionsDefinition] = {
+    **{f"{split}_{kind}": partitions for kind in ("images", "embeddings") for split, partitions in SHARDS.items()},
+    "local_features": SHARDS["train"],
+    "non_landmark_scores": SHARDS["train"],
+    "search_features": SHARDS["train"],
+    "test_features": SHARDS["test"],
+    "verified_pairs": BUCKETS,
+    "group_classifiers": GROUPS,
+    "openimages_images": OPENIMAGES_PARTS,
+}
 #: 25 shards a run: launching a run costs about 2.5 s and a daemon tick 30 s, so 500 shards cost 20 launches
 #: instead of 500, and a failure or a lost machine costs one run of 25, not the whole backfill.
 SHARD_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=25)
@@ -38,16 +49,40 @@ SHARD_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=25)
 GROUP_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 
 
-def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, list[str]]:
-    """Register the source's shards that the instance does not know yet, sorted; returns those added."""
-    added: dict[Split, list[str]] = {}
-    for split in SPLITS:
-        name = f"{split}_shards"
-        known = set(instance.get_dynamic_partitions(name))
-        added[split] = [key for key in sorted(source.shards(split)) if key not in known]
-        if added[split]:
-            instance.add_dynamic_partitions(name, added[split])
-    return added
+PartitionsRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
+
+
+def new_shards(instance: dg.DagsterInstance, shards: Mapping[Split, Iterable[str]]) -> dict[Split, list[str]]:
+    """The shards of a source that the instance does not know yet, by split, sorted."""
+    known = {split: set(instance.get_dynamic_partitions(str(SHARDS[split].name))) for split in shards}
+    return {split: sorted(set(keys) - known[split]) for split, keys in shards.items()}
+
+
+def partitions_requests(
+    instance: dg.DagsterInstance, shards: Mapping[Split, Iterable[str]], recipe: Recipe
+) -> list[PartitionsRequest]:
+    """What is to be registered: shards that the instance does not know, and the parts that a recipe counts.
+
+    In another number the keys of parts mean other landmarks or images, so all go where one is wrong.
+    """
+    added = new_shards(instance, shards).items()
+    requests: list[PartitionsRequest] = [SHARDS[split].build_add_request(keys) for split, keys in added if keys]
+    for partitions, keys in counted_parts(recipe):
+        known = list(instance.get_dynamic_partitions(str(partitions.name)))
+        if known != keys:
+            requests += [partitions.build_delete_request(known)] if known else []
+            requests.append(partitions.build_add_request(keys))
+    return requests
+
+
+def carry_out(instance: dg.DagsterInstance, requests: Iterable[PartitionsRequest]) -> None:
+    """Add and delete partitions in an instance, as its daemon does for a sensor."""
+    for request in requests:
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        else:
+            for key in request.partition_keys:
+                instance.delete_dynamic_partition(request.partitions_def_name, key)
 
 
 def counted_parts(recipe: Recipe) -> list[tuple[dg.DynamicPartitionsDefinition, list[str]]]:
@@ -59,18 +94,16 @@ def counted_parts(recipe: Recipe) -> list[tuple[dg.DynamicPartitionsDefinition, 
     ]
 
 
-def sync_counted_parts(instance: dg.DagsterInstance, recipe: Recipe) -> dict[str, int]:
-    """Register the partitions that a recipe counts, and none but these; returns how many there are of each.
+def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, list[str]]:
+    """Register the source's shards that the instance does not know yet, sorted; returns those added."""
+    added = new_shards(instance, {split: source.shards(split) for split in SPLITS})
+    carry_out(instance, [SHARDS[split].build_add_request(keys) for split, keys in added.items() if keys])
+    return added
 
-    In another number their keys mean other landmarks or images, so all go where one is wrong.
-    """
-    for partitions, keys in counted_parts(recipe):
-        name = str(partitions.name)
-        known = list(instance.get_dynamic_partitions(name))
-        for key in known if known != keys else []:
-            instance.delete_dynamic_partition(name, key)
-        if known != keys:
-            instance.add_dynamic_partitions(name, keys)
+
+def sync_counted_parts(instance: dg.DagsterInstance, recipe: Recipe) -> dict[str, int]:
+    """Register the partitions that a recipe counts, and none but these; returns how many there are of each."""
+    carry_out(instance, partitions_requests(instance, {}, recipe))
     return {str(partitions.name): len(keys) for partitions, keys in counted_parts(recipe)}
 
 

@@ -99,7 +99,7 @@ def make_openimages_images(
     wanted = requests(store, keys.index(part), recipe.parts).to_pylist()
     inputs = {ANNOTATIONS: digest_of(wanted)}
     if root.is_local:
-        inputs["openimages:images"] = digest_of([root.image_size(row["subset"], row["image_id"]) for row in wanted])
+        inputs["openimages:images"] = sizes_digest(root, wanted)
     receipt = find_receipt(store, receipt_name(part))
     asked: Counter[bool] = Counter()
 
@@ -130,6 +130,11 @@ def make_openimages_images(
         for name in store.names(_aside(part)):
             store.remove(f"{_aside(part)}/{name}")
     return made if made.reused else replace(made, run={"fetched_now": asked[True]})
+
+
+def sizes_digest(root: OpenImagesRoot, wanted: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 over how many bytes a root has of each image that a part asks for, as the part's receipt has it."""
+    return digest_of([root.image_size(row["subset"], row["image_id"]) for row in wanted])
 
 
 def _aside(part: str) -> str:

@@ -13,6 +13,7 @@ from glr_assets.defs.build import ROOTS, build_definitions
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import contiguous
+from glr_assets.defs.source import openimages_roots, shard_roots, table_roots
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
 from glr_assets.integrity import verify
 from glr_assets.integrity.contents import ASSETS as KNOWN_ASSETS
@@ -20,6 +21,7 @@ from glr_assets.integrity.contents import FOLDERS
 from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import need_receipt, receipt_names
 from glr_assets.settings import Settings
+from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
 from glr_assets.training.versions import embedder_folder
@@ -37,6 +39,11 @@ READ_IN_PART = {
     "non_landmark_embeddings": {"train_embeddings"},
 }
 PARTS = ("wanted:", "features")
+#: The quick recipe reads the boxes of the validation images alone.
+NOT_READ_BY_RECIPE = {
+    "source_openimages_hierarchy",
+    *(f"source_openimages_{subset}_{kind}" for subset in ("train", "test") for kind in ("boxes", "image_list")),
+}
 OUTSIDE = ("source:", "file:", "hub:", "openimages:")
 
 
@@ -58,12 +65,18 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
         inputs.setdefault(receipt.name.split("/")[0], set()).update(read)
     # What stands in for a root of Open Images is rendered into the store, and is no asset.
     del inputs["openimages_sample"]
-    roots = {root.key for root in ROOTS}
-    dependencies = {
-        spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps if dep.asset_key not in roots}
+    roots = {root.key.to_user_string() for root in ROOTS}
+    read_of_roots = _roots_as_receipts_have_them(platform)
+    of_source = {root for root in roots if root.startswith("source_")}
+    declared = {
+        spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps}
         for spec in build_definitions().resolve_all_asset_specs()
-        if spec.key not in roots
+        if spec.key.to_user_string() not in roots
     }
+    for asset, names in declared.items():
+        assert read_of_roots.get(asset, set()) <= names, asset
+        assert names & of_source <= read_of_roots.get(asset, set()) | NOT_READ_BY_RECIPE, asset
+    dependencies = {asset: names - roots for asset, names in declared.items()}
     assert inputs.keys() == dependencies.keys() == seconds.keys()
     for asset, read in inputs.items():
         assert read <= dependencies[asset], asset
@@ -76,6 +89,39 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     assert report.files > len(dependencies)
     outputs = {path for name in receipt_names(store) for path in need_receipt(store, name).outputs}
     assert {path.partition("/")[0] for path in outputs} <= FOLDERS
+
+
+def _roots_as_receipts_have_them(platform: Platform) -> dict[str, set[str]]:
+    """By asset the source's roots that its receipts name; their data versions are what the receipts name."""
+    store, source, recipe = platform.open_store(), platform.open_source(), platform.load_recipe()
+    # The sample as a root like any other, whose files are hashed.
+    platform_with_root = platform.model_copy(update={"openimages": platform.open_openimages().url})
+    found = [*table_roots(source), *openimages_roots(platform_with_root.settings(), store, recipe)]
+    for split in SPLITS:
+        found += shard_roots(source, store, split, source.shard_stamps(split), [], require_md5=True)
+    versions: dict[str, tuple[str, str]] = {}
+    for root in found:
+        version = root.version(None)
+        assert version is not None
+        if root.asset.startswith("source_openimages"):
+            file, _, digest = version.version.partition(" ")
+            name = f"openimages:images/{root.partition}" if root.partition else f"openimages:{file}"
+            versions[name] = (root.asset, version.version if root.partition else digest)
+        else:
+            split = root.asset.removeprefix("source_").removesuffix("_shards")
+            versions[f"source:{split}/{root.partition}" if root.partition else f"source:{split}"] = (
+                root.asset,
+                version.version,
+            )
+    read: dict[str, set[str]] = {}
+    for receipt in (need_receipt(store, name) for name in receipt_names(store)):
+        asset, _, part = receipt.name.partition("/")
+        for name, digest in receipt.inputs.items():
+            if name.startswith(("source:", "openimages:")):
+                root_name, version_of = versions[f"{name}/{part}" if name == "openimages:images" else name]
+                assert version_of == digest, name
+                read.setdefault(asset, set()).add(root_name)
+    return read
 
 
 def _errors_are_told(store: Store) -> None:

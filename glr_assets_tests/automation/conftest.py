@@ -14,6 +14,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 from glr_assets.defs.automation import SCHEDULES, SENSORS
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.shards import carry_out
 from glr_assets_tests.automation.tiny_shards import Shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
 
@@ -38,12 +39,9 @@ class Desk:
             found = sensor.evaluate_tick(context)
             self.skipped = found.skip_message or ""
             self.cursors[name] = found.cursor
-        for request in found.dynamic_partitions_requests or []:
-            if isinstance(request, dg.AddDynamicPartitionsRequest):
-                self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
-            else:
-                for key in request.partition_keys:
-                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        for event in found.asset_events:
+            self.instance.report_runless_asset_event(event)
+        carry_out(self.instance, found.dynamic_partitions_requests or [])
         return list(found.run_requests or [])
 
     def night(self, name: str) -> list[dg.RunRequest]:
@@ -105,7 +103,7 @@ class Desk:
 
     def to_images(self) -> None:
         """Everything registered, and the tables made."""
-        self.tick("new_shards")
+        self.tick("observe_roots")
         assert self.carry_out(self.tick("ingest_new_shards")) == [True]
 
 

@@ -26,18 +26,18 @@ MakeShards = Callable[..., Shards]
 
 def test_shards_are_registered_then_nothing_then_the_new_one(desk: Desk, shards: MakeShards) -> None:
     bucket = shards(3, of=18)
-    assert desk.tick("new_shards") == []
+    assert desk.tick("observe_roots") == []
     assert list(desk.instance.get_dynamic_partitions("train_shards")) == ["000", "001", "002"]
-    desk.tick("new_shards")
+    desk.tick("observe_roots")
     assert str(bucket.folder) in desk.skipped
     bucket.drop("017")
-    desk.tick("new_shards")
+    desk.tick("observe_roots")
     assert list(desk.instance.get_dynamic_partitions("train_shards"))[-1] == "017"
 
 
 def test_tables_come_first_and_shards_wait_for_them(desk: Desk, shards: MakeShards) -> None:
     shards(2)
-    desk.tick("new_shards")
+    desk.tick("observe_roots")
     (tables,) = desk.tick("ingest_new_shards")
     assert {key.to_user_string() for key in tables.asset_selection or ()} >= {"train_metadata", "fill_plan"}
     run = desk.pretend_run("train_metadata", "fill_plan")
@@ -64,7 +64,7 @@ def test_each_shard_is_asked_for_once_and_a_changed_one_again(desk: Desk, shards
     assert "nothing new" in desk.skipped
     bucket.drop("001", version=1)
     bucket.drop("003")
-    desk.tick("new_shards")
+    desk.tick("observe_roots")
     asked = desk.tick("ingest_new_shards")
     assert ranges(asked) == [("train_images", "001", "001"), ("train_images", "003", "003")]
     # That it was asked for is remembered, whatever becomes of the run.

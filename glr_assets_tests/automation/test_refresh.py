@@ -168,7 +168,7 @@ def test_a_dropped_shard_reaches_the_manifest_and_the_index(
     with dg.DagsterInstance.ephemeral() as instance:
         desk = Desk(platform, instance)
         desk.to_images()
-        sensors = ("new_shards", "ingest_new_shards", "refresh_manifests", "refresh_index")
+        sensors = ("observe_roots", "ingest_new_shards", "refresh_manifests", "refresh_index")
 
         def settle() -> list[tuple[str, ...]]:
             done: list[tuple[str, ...]] = []
