@@ -409,11 +409,13 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Everything known of one image: where it comes from, each decision with its reason, the sets it ended in."""
-    from glr_assets.ledger.why import dropped, dropped_lines, told
-    from glr_assets.ledger.why import why as stories_of
+    from glr_assets.explain.stories import explain, explanation_lines
+    from glr_assets.ledger.why import dropped, dropped_lines
+    from glr_assets.packing.left_out import reason_left_out
     from glr_assets.settings import Settings
 
-    opened = Settings.from_environment(store=store).open_store()
+    settings = Settings.from_environment(store=store)
+    opened = settings.open_store()
     if all_dropped == (image is not None):
         raise GlrError("expected an image or --dropped, and not both; for example `glr why IMG_001.jpg`")
     if image is not None and (landmark is not None or reason is not None):
@@ -425,11 +427,16 @@ def why(
         else:
             out.print(dropped_lines(found), end="", markup=False)
         return
-    stories = stories_of(opened, image)
+    try:
+        explained = explain(opened, image)
+    except GlrError as error:
+        reason = reason_left_out(settings.packed_bucket(), image)
+        raise GlrError(f"image {image!r}: {reason}") if reason is not None else error from None
     if as_json:
-        out.print(json.dumps([story.model_dump() for story in stories], indent=2), markup=False)
+        documents = [one.story.model_dump() | one.model_dump(exclude={"story", "nearest"}) for one in explained]
+        out.print(json.dumps(documents, indent=2), markup=False)
     else:
-        out.print("\n".join(told(story) for story in stories), end="", markup=False)
+        out.print("\n".join(map(explanation_lines, explained)), end="", markup=False)
 
 
 @app.command()

@@ -211,6 +211,11 @@ class Settings(AlertSettings):
             options = {"anon": True}
         return open_source(source, options)
 
+    def packed_bucket(self) -> Store | None:
+        """The source as a store, to look up what `glr pack` left out; None of the sample and of a Kaggle folder."""
+        source = self.source or (self.remembered.source if self.remembered else None)
+        return None if source is None or source.startswith("kaggle://") else Store(source, self.source_options)
+
     def open_openimages(self) -> OpenImagesRoot:
         """The root of Open Images; the rendered one, generated in the store on first use, where none is set.
 

@@ -15,6 +15,7 @@ from glr_assets.curation.schemas import (
 from glr_assets.defs import (
     curation,
     evaluation,
+    explain,
     exports,
     filtering,
     images,
@@ -116,7 +117,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[*ASSETS, *ROOTS],
         asset_checks=ASSET_CHECKS,
-        jobs=JOBS,
+        jobs=[*JOBS, *explain.JOBS],
         sensors=SENSORS,
         schedules=SCHEDULES,
         resources={"platform": platform or Platform(source=None, store=None, openimages=None, recipe=None)},

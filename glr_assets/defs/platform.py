@@ -8,6 +8,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, create_model
 
+from glr_assets.defs import tags
 from glr_assets.defs.recipes import report_recipe
 from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
@@ -32,11 +33,12 @@ class Platform(dg.ConfigurableResource):
 
         Changed values of the recipe are reported before the run's assets look up the versions of their inputs, so a run
         right after an edit is not taken for one of the old values.
-        A run that only checks changes nothing of the store. What a run forces is no other run's of the same process.
+        A run that only checks or reads changes nothing of the store.
+        What a run forces is no other run's of the same process.
         """
         run = context.run
         force(*forced_in(run.run_config if run is not None else {}))
-        if run is None or (run.asset_check_selection and not run.asset_selection):
+        if run is None or tags.READ_ONLY in run.tags or (run.asset_check_selection and not run.asset_selection):
             return
         settings = self.settings()
         try:

@@ -219,7 +219,7 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
 
 def test_jobs_by_purpose_cover_the_lineage() -> None:
     jobs = {job.name for job in build_definitions().jobs or []}
-    assert jobs == {"ingest", "curate", "train", "evaluate", "everything"}
+    assert jobs == {"ingest", "curate", "train", "evaluate", "everything", "explain_images"}
     walked = [name for names in WALKS.values() for name in names]
     assert len(walked) == len(set(walked))
     groups = {"exports", "openimages", "filtering", *ROOT_GROUPS}

@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from glr_assets.cli import app
+from glr_assets.defs.explain import explain_images
 from glr_assets.recipes import load_recipe
 from glr_assets.store import Store
 from glr_assets_tests.lineage import digests
@@ -52,11 +53,12 @@ def command_of(line: str) -> str:
 
 
 def test_the_launchpad_of_the_tour_is_a_valid_override() -> None:
-    (text,) = blocks("tour.md", "yaml")
-    ops = yaml.safe_load(text)["ops"]
+    override, explained = blocks("tour.md", "yaml")
+    ops = yaml.safe_load(override)["ops"]
     for op in ops.values():
         for name in ("small", "full"):
             assert load_recipe(name).overridden(op["config"])
+    assert dg.validate_run_config(explain_images, yaml.safe_load(explained))
 
 
 def test_every_command_of_the_pages_has_its_options() -> None:

@@ -1,0 +1,1 @@
+"""The story of an image from the source to the submission: one record, and its page."""
