@@ -32,6 +32,7 @@ from glr_assets.defs import (
 from glr_assets.defs.automation import CHECKS as STATE_CHECKS
 from glr_assets.defs.automation import JOBS, SCHEDULES, SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
+from glr_assets.defs.links import with_code_references
 from glr_assets.defs.platform import Platform
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.images.schemas import IMAGE_CATALOG
@@ -84,7 +85,7 @@ TABLES: dict[str, Table] = {
 }
 
 
-_REFERENCED = dg.with_source_code_references(
+_REFERENCED = with_code_references(
     [
         *metadata.ASSETS,
         *planning.ASSETS,

@@ -12,6 +12,7 @@ import dagster as dg
 
 from glr_assets import dry_run
 from glr_assets.defs.column_lineage import column_lineage
+from glr_assets.defs.links import docs_metadata, recipe_metadata
 from glr_assets.defs.recipes import recipe_values, shown_keys
 from glr_assets.defs.results import columns_of
 from glr_assets.defs.source import with_stored_shards
@@ -82,7 +83,9 @@ def table_asset(
         sample = example or ("" if table is None else f'pq.read_table(f"{{GLR_STORE}}/{_example_path(table, name)}")')
         text = description or inspect.getdoc(function)
         lineage = column_lineage(name)
-        told = metadata | ({"recipe": ", ".join(shown_keys(recipe))} if recipe else {})
+        told = metadata | docs_metadata(group, name)
+        if recipe:
+            told |= {"recipe": ", ".join(shown_keys(recipe))} | recipe_metadata(recipe)
         return dg.asset(
             group_name=group,
             code_version=code_version,

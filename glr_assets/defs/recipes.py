@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from glr_assets.defs.links import docs_metadata
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.markdown import code
 from glr_assets.markdown import table as markdown_table
@@ -145,6 +146,7 @@ def _node(table: str) -> Any:
         description=f"{title}\n\n{keys_table(keys)}",
         partitions_def=dg.StaticPartitionsDefinition([key.name for key in keys]),
         tags={"dagster/kind/toml": ""},
+        metadata=docs_metadata("recipes"),
         required_resource_keys={"platform"},
     )
     def observe(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from glr_assets.defs.links import docs_metadata
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.shards import OPENIMAGES_PARTS, RUN_ENDS, SHARDED, SHARDS, counted_parts
 from glr_assets.errors import DamagedSourceError, GlrError, MissingInputError, describe
@@ -397,6 +398,7 @@ def _node(
         description=f"{description}\n\nThe sensor `observe_roots` reports its data versions.",
         partitions_def=partitions,
         tags={f"dagster/kind/{kind}": ""},
+        metadata=docs_metadata(GROUP),
         required_resource_keys={"platform"},
     )
     def observe(context: dg.OpExecutionContext) -> Any:

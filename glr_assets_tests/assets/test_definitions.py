@@ -150,6 +150,12 @@ def test_a_group_its_package_and_its_file_of_defs_have_one_name(group: str) -> N
     assert {name.split(".")[1] for name in made_by} == {group}
 
 
+def test_every_group_of_the_graph_has_a_package_and_a_file_of_its_name(specs: dict[str, dg.AssetSpec]) -> None:
+    for group in {str(spec.group_name) for spec in specs.values()}:
+        assert importlib.import_module(f"glr_assets.{group}").__path__, group
+        assert importlib.import_module(f"glr_assets.defs.{group}").__file__, group
+
+
 def test_every_asset_says_what_it_is_who_owns_it_and_of_which_code(specs: dict[str, dg.AssetSpec]) -> None:
     roots = {root.key.to_user_string() for root in ROOTS}
     assert roots < specs.keys()
