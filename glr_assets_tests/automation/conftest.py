@@ -26,6 +26,7 @@ class Desk:
         self.platform, self.instance = platform, instance
         self.definitions = build_definitions(platform)
         self.cursors: dict[str, str | None] = {}
+        self.events: list[Any] = []
 
     def tick(self, name: str) -> list[dg.RunRequest]:
         """One tick; partitions are registered, runs are only given back."""
@@ -39,7 +40,8 @@ class Desk:
             found = sensor.evaluate_tick(context)
             self.skipped = found.skip_message or ""
             self.cursors[name] = found.cursor
-        for event in found.asset_events:
+        self.events = list(found.asset_events)
+        for event in self.events:
             self.instance.report_runless_asset_event(event)
         carry_out(self.instance, found.dynamic_partitions_requests or [])
         return list(found.run_requests or [])
