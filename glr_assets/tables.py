@@ -330,6 +330,23 @@ def _checked(table: Table, data: pa.Table) -> pa.Table:
     return data.cast(table.schema)
 
 
+def missing_ids(wanted: pa.Table, found: pa.Table, what: str, has: str) -> str:
+    """What is wrong where a table should have one row for each of some ids, in words; empty where it has.
+
+    Args:
+        wanted: has a column `id`.
+        found: likewise.
+        what: the ids are of, as "stored images".
+        has: what a row gives an id, as "a vector".
+    """
+    wants, have = fixed_width(wanted["id"]), fixed_width(found["id"])
+    missing, strange = np.setdiff1d(wants, have), np.setdiff1d(have, wants)
+    if not len(missing) and not len(strange):
+        return ""
+    first = (missing if len(missing) else strange)[0].decode()
+    return f"{len(missing)} of {len(wants)} {what} lack {has}, {len(strange)} others have one; the first is {first}"
+
+
 def read_table(store: Store, table: Table, columns: Sequence[str] | None = None, **partition: str) -> pa.Table:
     """Read a table, or some columns of it.
 

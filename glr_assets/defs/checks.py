@@ -1,5 +1,7 @@
 """Asset checks: every table against its schema, and what must hold across tables."""
 
+import functools
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -9,12 +11,16 @@ import pyarrow.compute as pc
 
 from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation import checks as curated
+from glr_assets.curation.leaks import leaks_into_test
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.provenance import DATA_VERSION_TAG
+from glr_assets.defs.results import ROW_COUNT
+from glr_assets.defs.shard_checks import damage
 from glr_assets.errors import DamagedFileError
+from glr_assets.exports.export import incomplete
 from glr_assets.filtering import checks as filtering
 from glr_assets.images.catalog import absent_problem
+from glr_assets.images.checks import MOST_FAILED, STATUSES, many_failed
 from glr_assets.images.members import BEHIND_FIGURE
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.balance import BALANCED, unbalanced
@@ -33,8 +39,10 @@ from glr_assets.openimages import checks as openimages
 from glr_assets.openimages import images
 from glr_assets.openimages.parts import part_keys, requests
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
-from glr_assets.receipts import Receipt, digest_of, distrust, find_receipt, need_receipt
+from glr_assets.receipts import Receipt, digest_of, find_receipt, need_receipt
 from glr_assets.recipes import Verification
+from glr_assets.retrieval.checks import misanswered
+from glr_assets.retrieval.submission import RETRIEVAL_SUBMISSION
 from glr_assets.store import Store
 from glr_assets.tables import Table, read_parts, read_table, stored_problems
 from glr_assets.verification import checks as verification
@@ -51,16 +59,10 @@ def schema_check(asset: str, table: Table) -> dg.AssetChecksDefinition:
         try:
             found = stored_problems(store, table)
         except DamagedFileError as error:
-            found = [_damage(store, error)]
+            found = [damage(store, error)]
         return dg.AssetCheckResult(passed=not found, metadata={"problems": found})
 
     return schema
-
-
-def _damage(store: Store, error: DamagedFileError) -> str:
-    """What a check tells of files that are not as they were written; what they belong to counts as not made then."""
-    names = distrust(store, *error.paths)
-    return f"{error}; {', '.join(names)} counts as not made from now on" if names else str(error)
 
 
 def _holds(
@@ -79,17 +81,20 @@ def _holds(
         try:
             problem = broken(store)
         except DamagedFileError as error:
-            problem = _damage(store, error)
+            problem = damage(store, error)
         return dg.AssetCheckResult(passed=not problem, severity=severity, metadata={"problem": problem or "none"})
 
     return check
 
 
 def _failed_images(store: Store) -> str:
-    counts: Counter[str] = Counter()
-    for part in read_parts(store, IMAGE_CATALOG, ["split"], {"status": "failed"}):
-        counts.update(part["split"].to_pylist())
-    return ", ".join(f"{split}: {count} images" for split, count in counts.items())
+    counts: Counter[tuple[str, str]] = Counter()
+    for part in read_parts(store, IMAGE_CATALOG, ["split", "status"]):
+        rows = part.group_by(["split", "status"], use_threads=False).aggregate([([], "count_all")]).to_pylist()
+        counts.update({(row["split"], row["status"]): row["count_all"] for row in rows})
+    splits = sorted({split for split, _ in counts})
+    found = {split: many_failed({status: counts[split, status] for status in STATUSES}) for split in splits}
+    return "; ".join(f"{split}: {problem}" for split, problem in found.items() if problem)
 
 
 def _behind_end_marks(store: Store) -> str:
@@ -116,45 +121,29 @@ def _beyond_threshold(store: Store) -> str:
     return curated.beyond_threshold(manifest, need_receipt(store, "train_extra").parameters["threshold"])
 
 
-def drift_check(asset: str) -> dg.AssetChecksDefinition:
-    """A check that warns where an asset's figures are far from those of the last materialization of other content."""
+def rows_check(asset: str) -> dg.AssetChecksDefinition:
+    """A check that warns where a table that is read from CSV has lost many rows since the materialization before.
 
-    @dg.asset_check(asset=asset, name="drift", description="Its figures are near those of the run before.")
-    def drift(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        records = context.instance.fetch_materializations(dg.AssetKey(asset), limit=DRIFT_RUNS).records
-        told = [record.asset_materialization for record in records if record.asset_materialization is not None]
-        latest = _version(told[0]) if told else ""
-        before = next((event for event in told if _version(event) != latest), None)
-        found = curated.drifted(_figures(told[0]), _figures(before)) if before is not None else ""
-        problem = found or ("none" if before is not None else "none: there is no earlier run of other content")
-        return dg.AssetCheckResult(passed=not found, severity=WARN, metadata={"problem": problem})
+    A further materialization with nothing to do accepts the loss.
+    """
 
-    return drift
+    @dg.asset_check(
+        asset=asset,
+        name="keeps_its_rows",
+        description=f"It has lost at most {curated.MOST_LOST:.0%} of its rows since the materialization before.",
+    )
+    def rows(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        records = context.instance.fetch_materializations(dg.AssetKey(asset), limit=2).records
+        now, before = ([*(_rows(record) for record in records), None, None])[:2]
+        found = curated.rows_lost(before, now) if before is not None and now is not None else ""
+        return dg.AssetCheckResult(passed=not found, severity=WARN, metadata={"problem": found or "none"})
 
-
-def _version(event: dg.AssetMaterialization) -> str:
-    return (event.tags or {}).get(DATA_VERSION_TAG, "")
-
-
-def _figures(event: dg.AssetMaterialization) -> dict[str, float]:
-    values = {name: entry.value for name, entry in event.metadata.items() if not name.startswith("run: ")}
-    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return {name: float(value) for name, value in numbers.items() if not isinstance(value, bool)}
+    return rows
 
 
-#: Materializations looked through for one of other content: reruns with nothing to do lie between.
-DRIFT_RUNS = 25
-DRIFTING = (
-    "train_metadata",
-    "competition_train",
-    "class_counts",
-    "fill_plan",
-    "image_catalog",
-    "deduped_manifest",
-    "train_extra",
-    "train_manifest",
-    "cleaned_manifest",
-)
+def _rows(record: dg.EventLogRecord) -> float | None:
+    entry = record.asset_materialization.metadata.get(ROW_COUNT) if record.asset_materialization is not None else None
+    return float(entry.value) if entry is not None and isinstance(entry.value, int | float) else None
 
 
 SPLITS = {"train_metadata": TRAIN_METADATA, "index_metadata": INDEX_METADATA, "test_metadata": TEST_METADATA}
@@ -204,14 +193,8 @@ def _not_index_images(store: Store) -> str:
 
 
 def _leaks(store: Store) -> str:
-    summary = need_receipt(store, "train_test_leaks").summary
-    count = summary.get("train_images_in_test")
-    return f"{count} train images are near-duplicates of {summary['test_images_in_train']} test images" if count else ""
-
-
-def _conflicts(store: Store) -> str:
-    count = need_receipt(store, "label_conflicts").summary["pairs"]
-    return f"{count} pairs of near-duplicates have different landmarks" if count else ""
+    problem = curated.leaking(read_table(store, TRAIN_MANIFEST, ["id"]), leaks_into_test(store))
+    return f"{problem}; [dedupe] remove_leaks = true drops them" if problem else ""
 
 
 def _receipt(store: Store, asset: str) -> Receipt:
@@ -302,6 +285,18 @@ def _too_often_dropped(store: Store) -> str:
     return filtering.too_often_dropped(least, share, float(receipt.parameters["max_false_rate"]))
 
 
+def _incomplete(asset: str, store: Store) -> str:
+    return incomplete(store, asset)
+
+
+def _misanswered(store: Store) -> str:
+    receipt = _receipt(store, "retrieval_submission")
+    queries, index = (read_table(store, table, ["id"])["id"].to_pylist() for table in (TEST_METADATA, INDEX_METADATA))
+    with store.open(RETRIEVAL_SUBMISSION) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        return misanswered(lines, queries, index, int(receipt.parameters["retrieved"]))
+
+
 def _contradicted_size(asset: str) -> Callable[[Store], str]:
     return lambda store: str(_receipt(store, asset).summary.get("image_size_warning") or "")
 
@@ -372,8 +367,8 @@ CHECKS = [
     ),
     _holds(
         "image_catalog",
-        "no_image_failed",
-        "No wanted image was refused; the catalog gives the reason of each that was.",
+        "few_images_failed",
+        f"At most {MOST_FAILED:.0%} of a split's wanted images were refused; the catalog gives the reason of each.",
         _failed_images,
         severity=WARN,
     ),
@@ -414,8 +409,13 @@ CHECKS = [
     _holds(
         "train_manifest", "filled_to_threshold", "No class that was filled is beyond the threshold.", _beyond_threshold
     ),
-    _holds("train_test_leaks", "no_leak", "No train image is a near-duplicate of a test image.", _leaks, severity=WARN),
-    _holds("label_conflicts", "no_conflict", "No near-duplicates differ in landmark.", _conflicts, severity=WARN),
+    _holds(
+        "train_manifest",
+        "no_leak",
+        "No image that trains is a near-duplicate of a test image.",
+        _leaks,
+        severity=WARN,
+    ),
     _holds(
         "verification_calibration",
         "seldom_wrong",
@@ -496,5 +496,20 @@ CHECKS = [
         )
         for asset in FROM_CSV
     ),
-    *(drift_check(asset) for asset in DRIFTING),
+    *(rows_check(asset) for asset in FROM_CSV),
+    *(
+        _holds(
+            asset,
+            f"{asset}_is_complete",
+            "Its files hold every image that the manifest keeps, and are as long as they were written.",
+            functools.partial(_incomplete, asset),
+        )
+        for asset in ("train_tfrecords", "train_zip")
+    ),
+    _holds(
+        "retrieval_submission",
+        "every_query_has_a_row",
+        "One row per test image, in their order, with images of the index, none of them twice.",
+        _misanswered,
+    ),
 ]

@@ -15,6 +15,7 @@ from glr_assets.defs.column_lineage import column_lineage
 from glr_assets.defs.links import docs_metadata, recipe_metadata
 from glr_assets.defs.recipes import recipe_values, shown_keys
 from glr_assets.defs.results import columns_of
+from glr_assets.defs.shard_checks import specs
 from glr_assets.defs.source import with_stored_shards
 from glr_assets.recipes import Execution
 from glr_assets.tables import Table
@@ -57,7 +58,7 @@ def table_asset(
     deps: Iterable[Any] = (),
     **more: Any,
 ) -> Any:
-    """`dg.asset` with owners, a tag for the work it is, the columns of its table and their lineage, and an example.
+    """`dg.asset` with owners, a tag for the work it is, the columns of its table, its checks and an example.
 
     Args:
         table: what it writes; None where that is no table.
@@ -92,6 +93,7 @@ def table_asset(
             kinds=kinds,
             owners=OWNERS,
             tags={WORK_TAG: work},
+            check_specs=specs(name, more.get("partitions_def")),
             metadata=told if lineage is None else {**told, "dagster/column_lineage": lineage},
             deps=[*deps, *(recipe_values(of, *keys) for of, keys in recipe.items())],
             description=f"{text}\n\nExample: `{sample}`",

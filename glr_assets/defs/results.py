@@ -15,6 +15,7 @@ from glr_assets.store import Store
 from glr_assets.tables import Table
 from glr_assets.training.kept import Sight
 
+ROW_COUNT = "dagster/row_count"
 #: Pictures and texts live in the event log, which is a database: larger ones stay in the store and are only named.
 MAX_SHOWN_BYTES = 100_000
 #: `dagster._core.definitions.source_asset.SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION`, which is not public.
@@ -46,7 +47,7 @@ def metadata_of(made: Made, store: Store | None = None) -> dict[str, Any]:
     metadata: dict[str, Any] = {key: value for key, value in receipt.summary.items() if value is not None}
     rows = receipt.summary.get("rows", receipt.summary.get("seen", receipt.summary.get("requested")))
     if isinstance(rows, int):
-        metadata["dagster/row_count"] = rows
+        metadata[ROW_COUNT] = rows
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
     # Of this run alone: seconds, bytes read and spared.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import dagster as dg
 
 from glr_assets import dry_run
 from glr_assets.defs.provenance import Provenance
 from glr_assets.defs.results import materialization, no_further_event
+from glr_assets.defs.shard_checks import SHARD_CHECKS
 from glr_assets.errors import describe, trace
 from glr_assets.openimages.parts import part_keys
 from glr_assets.receipts import Made
@@ -124,11 +126,11 @@ RUN_ENDS: list[Callable[[dg.AssetExecutionContext], None]] = []
 
 def each_shard(
     context: dg.AssetExecutionContext, make: Callable[[str], Made], unit: str = "shard", store: Store | None = None
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[Any]:
     """Make every partition of the run, one after the other; one that fails does not stop the others.
 
     Each is logged as it ends, with its own metadata, data version, code version and inputs, so that a crash keeps what
-    was finished. Its inputs are those of the moment when it was begun.
+    was finished. Its inputs are those of the moment when it was begun. Its check is evaluated right after it.
 
     In a dry run each partition answers with its verdict instead, and nothing is logged.
 
@@ -137,6 +139,9 @@ def each_shard(
         make: makes a partition.
         unit: what a partition is called where it is no shard.
         store: given where the pictures and texts among a partition's files are to be shown.
+
+    Yields:
+        The result of the step, and the output of its check.
 
     Raises:
         dg.Failure: some partitions failed; it names each with its error. The run's log holds the tracebacks of errors
@@ -148,17 +153,23 @@ def each_shard(
         dry.ask_each({f"{asset}/{key}": partial(make, key) for key in context.partition_keys})
         return
     provenance = Provenance(context)
+    check = SHARD_CHECKS.get(context.asset_key.to_user_string())
     failures: dict[str, str] = {}
     for key in context.partition_keys:
         inputs = provenance.tags(key)
         try:
-            event = materialization(context.asset_key, make(key), key, inputs, store)
+            made = make(key)
+            event = materialization(context.asset_key, made, key, inputs, store)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions are made
             failures[key] = describe(error)
             unforeseen = trace(error)
             context.log.error(f"{unit} {key}: {failures[key]}" + (f"\n{unforeseen}" if unforeseen else ""))
-        else:
-            context.log_event(event)
+            continue
+        context.log_event(event)
+        if check is not None:
+            logged = context.instance.get_latest_data_version_record(context.asset_key, partition_key=key)
+            opened = context.resources.platform.open_store()
+            context.log_event(check.evaluate(context.asset_key, opened, made.receipt, key, logged))
     for run_ends in RUN_ENDS:
         run_ends(context)
     if failures:
@@ -169,3 +180,6 @@ def each_shard(
             allow_retries=False,
         )
     yield no_further_event()
+    if check is not None:
+        # Its evaluations are logged; a step still owes the output by which other steps of the run wait for the check.
+        yield dg.Output(None, context.job_def.asset_layer.get_op_output_name(check.key(context.asset_key)))

@@ -26,6 +26,7 @@ from glr_assets.exports.packages import (
     is_of_users,
     mark,
 )
+from glr_assets.manifests import kept_images
 from glr_assets.receipts import (
     Made,
     Receipt,
@@ -356,3 +357,23 @@ def _write_lists(writer: Writer, target: Destination, images: ExportImages, *, w
         with writer.writing(target.path(name)) as file:
             for part in parts:
                 file.write(part)
+
+
+def incomplete(store: Store, name: str) -> str:
+    """What a package in a store lacks of its manifest, in words; empty where it holds every image.
+
+    Args:
+        store: where the package and its manifest are.
+        name: of the package, `train_zip`.
+    """
+    target = in_the_store(store, name)
+    index = PackageIndex.model_validate(store.read_json(target.path(INDEX)))
+    kept = kept_images(store, index.manifest).num_rows
+    held = sum(file.images for file in index.files)
+    if not kept == index.images == held:
+        return f"{index.manifest} keeps {kept} images, the package says {index.images}, its files hold {held}"
+    for file in index.files:
+        size = store.size(target.path(file.path))
+        if size != file.size:
+            return f"{file.path} has {size} bytes, expected {file.size}: materialise {name} again"
+    return ""

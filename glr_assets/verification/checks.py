@@ -94,3 +94,38 @@ def without_foundation(pairs: int, same_thing: int, threshold_least: int, max_fe
             f"have by chance, and an image has {max_features} features at most; use another extractor"
         )
     return ""
+
+
+def features_unreconciled(rows: pa.Table, file_bytes: int, stored: pa.Table) -> str:
+    """Every image of a table of local features has its features in the file beside it, or a reason why not.
+
+    Args:
+        rows: `id, status, reason, offset, size` of `LOCAL_FEATURES`.
+        file_bytes: size of that file.
+        stored: `id` of the images that are stored of the shard.
+    """
+    problems = []
+    failed = pc.equal(rows["status"], "failed")
+    silent = pc.sum(pc.equal(failed, pc.equal(rows["reason"], ""))).as_py() or 0
+    if silent:
+        problems.append(f"{silent} images failed without a reason, or have one though they did not fail")
+    sizes = pc.sum(rows["size"]).as_py() or 0
+    if sizes != file_bytes:
+        problems.append(f"the table has {sizes} bytes of features, the file {file_bytes}")
+    strange = rows.filter(pc.invert(pc.is_in(rows["id"], stored["id"].combine_chunks())))
+    if strange.num_rows:
+        problems.append(f"{strange.num_rows} images are not stored in the shard, the first {strange['id'][0]}")
+    return "; ".join(problems)
+
+
+def wrongly_accepted(pairs: pa.Table) -> str:
+    """A pair is accepted if and only if it has the inliers wanted of it and was refused for no trap.
+
+    Args:
+        pairs: `inliers, threshold, accepted, refusal` of `VERIFIED_PAIRS`.
+    """
+    due = pc.and_(pc.greater_equal(pairs["inliers"], pairs["threshold"]), pc.equal(pairs["refusal"], ""))
+    wrong = pc.sum(pc.not_equal(due, pairs["accepted"])).as_py() or 0
+    return (
+        f"{wrong} of {pairs.num_rows} pairs are accepted or rejected against their inliers or refusal" if wrong else ""
+    )

@@ -5,9 +5,10 @@ import pytest
 
 from glr_assets.curation.checks import (
     beyond_threshold,
-    drifted,
     in_both,
+    leaking,
     overfull,
+    rows_lost,
     strangers,
     unhashed,
 )
@@ -109,9 +110,14 @@ def test_stored_images_without_a_hash_are_told() -> None:
     assert unhashed([rows.slice(0, 2), rows.slice(2)]) == "2 stored images lack a hash"
 
 
-def test_figures_that_jump_are_told_and_small_steps_are_not() -> None:
-    before = {"rows": 1000.0, "classes": 50.0, "gone": 3.0, "none": 0.0}
-    assert drifted({"rows": 1099, "classes": 46, "new": 9, "none": 0}, before) == ""
-    assert drifted({"rows": 1101, "classes": 44, "none": 1}, before) == (
-        "classes: 50, now 44; none: 0, now 1; rows: 1000, now 1101"
+def test_a_table_that_lost_more_than_a_tenth_of_its_rows_is_reported() -> None:
+    assert rows_lost(1000, 900) == rows_lost(1000, 5000) == rows_lost(0, 0) == ""
+    assert rows_lost(1000, 899).startswith("1000 rows before, 899 now")
+
+
+def test_only_leaks_that_train_are_reported() -> None:
+    leaks = pa.table({"id": ["a", "b", "c"], "partner": ["t1", "t1", "t2"]})
+    assert leaking(pa.table({"id": ["x", "y"]}), leaks) == ""
+    assert leaking(pa.table({"id": ["b", "x", "a"]}), leaks) == (
+        "2 images that train are near-duplicates of 1 test images, the first a"
     )
