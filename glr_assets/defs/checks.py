@@ -15,7 +15,7 @@ from glr_assets.curation.leaks import leaks_into_test
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import ROW_COUNT
-from glr_assets.defs.shard_checks import damage
+from glr_assets.defs.shard_checks import Found, damage
 from glr_assets.errors import DamagedFileError
 from glr_assets.exports.export import incomplete
 from glr_assets.filtering import checks as filtering
@@ -69,7 +69,7 @@ def _holds(
     asset: str,
     name: str,
     description: str,
-    broken: Callable[[Store], str],
+    look: Callable[[Store], str | Found],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     after: Sequence[str] = (),
 ) -> dg.AssetChecksDefinition:
@@ -79,10 +79,12 @@ def _holds(
     def check(platform: Platform) -> dg.AssetCheckResult:
         store = platform.open_store()
         try:
-            problem = broken(store)
+            found = look(store)
         except DamagedFileError as error:
-            problem = damage(store, error)
-        return dg.AssetCheckResult(passed=not problem, severity=severity, metadata={"problem": problem or "none"})
+            found = damage(store, error)
+        problem, note = (found, "") if isinstance(found, str) else (found.broken or found.doubtful, found.note)
+        told = {"problem": problem or "none"} | ({"note": note} if note else {})
+        return dg.AssetCheckResult(passed=not problem, severity=severity, metadata=told)
 
     return check
 
@@ -222,14 +224,17 @@ def _featureless(store: Store) -> str:
     return f"{failed} images" if failed else ""
 
 
-def _too_often_wrong(store: Store) -> str:
+def _too_often_wrong(store: Store) -> Found:
     receipt = _receipt(store, "verification_calibration")
     rate, features = (receipt.parameters[name] for name in ("max_false_rate", "max_features"))
     pairs, same_thing, least, exceeding = (
         int(receipt.summary[name] or 0) for name in ("pairs", "same_thing", "threshold_least", "exceeding")
     )
-    judged = verification.too_often_wrong(read_table(store, FALSE_IMAGES), rate, exceeding)
-    return verification.without_foundation(pairs, same_thing, least, features) or judged
+    judged = read_table(store, FALSE_IMAGES)
+    problem = verification.without_foundation(pairs, same_thing, least, features)
+    return Found(
+        doubtful=problem or verification.too_often_wrong(judged, rate), note=verification.unjudged(judged, exceeding)
+    )
 
 
 def _without_picture(store: Store) -> str:
@@ -276,13 +281,14 @@ def _implausible(store: Store) -> str:
     return filtering.implausible(found, float(recall) if isinstance(recall, float | int) else None)
 
 
-def _too_often_dropped(store: Store) -> str:
+def _too_often_dropped(store: Store) -> Found:
     receipt = _receipt(store, "non_landmark_filter")
     share, least = (
         float(value) if isinstance(value, float | int) else None
         for value in (receipt.summary["held_out_landmarks_dropped" + end] for end in ("", "_least"))
     )
-    return filtering.too_often_dropped(least, share, float(receipt.parameters["max_false_rate"]))
+    rate = float(receipt.parameters["max_false_rate"])
+    return Found(doubtful=filtering.too_often_dropped(least, share, rate), note=filtering.unjudged(least))
 
 
 def _incomplete(asset: str, store: Store) -> str:

@@ -49,16 +49,25 @@ def too_often_dropped(least: float | None, share: float | None, max_false_rate: 
     """No more landmark photographs are dropped than the recipe allows, by thresholds that others chose.
 
     Args:
-        least: share of held-out landmark photographs dropped, its lower bound; None where nothing can be judged.
+        least: share of held-out landmark photographs dropped, its lower bound; None where it is not known.
         share: that share.
         max_false_rate: the share that the recipe allows.
     """
-    if least is None or share is None:
-        return "photographs of fewer than two landmarks are held out: how many the threshold drops is not known"
-    if least > max_false_rate:
+    if least is not None and share is not None and least > max_false_rate:
         return (
             f"{share:.1%} of held-out landmark photographs are dropped by a threshold that none of them chose, with a "
             f"confidence of 95 % at least {least:.1%}; at most {max_false_rate:.1%} may be: raise [filter] validation, "
             "so that more choose it, or [filter] threshold"
         )
     return ""
+
+
+def unjudged(least: float | None) -> str:
+    """Why it is not known how many landmark photographs are dropped, in words; empty where it is.
+
+    Args:
+        least: as for `too_often_dropped`.
+    """
+    if least is not None:
+        return ""
+    return "photographs of fewer than two landmarks are held out: how many the threshold drops is not known"

@@ -43,13 +43,12 @@ def unpaired(cleaned: pa.Table, threshold: int) -> str:
     return f"{weak.num_rows} kept images have no partner of {threshold} inliers or more" if weak.num_rows else ""
 
 
-def too_often_wrong(judged: pa.Table, rate: float, exceeding: int) -> str:
-    """No more than a share `rate` of foreign images stays in a class, and there are enough pairs and landmarks to tell.
+def too_often_wrong(judged: pa.Table, rate: float) -> str:
+    """No more than a share `rate` of foreign images stays in a class.
 
     Args:
         judged: `FALSE_IMAGES`.
         rate: share of images that the recipe allows.
-        exceeding: pairs that the tail of inliers is fitted to.
     """
     wrong = judged.filter(pc.greater(judged["image_rate_least"], rate)).sort_by("images").to_pylist()
     if wrong:
@@ -59,6 +58,16 @@ def too_often_wrong(judged: pa.Table, rate: float, exceeding: int) -> str:
             f"{row['image_rate_least']:.2%} with a confidence of 95 %, at most {rate:.2%} may: pairs of landmarks that "
             f"chose no threshold were accepted {row['accepted']} times of {row['pairs']}; raise calibration_pairs"
         )
+    return ""
+
+
+def unjudged(judged: pa.Table, exceeding: int) -> str:
+    """Why it is not known how often foreign images stay, in words; empty where it is.
+
+    Args:
+        judged: `FALSE_IMAGES`.
+        exceeding: pairs that the tail of inliers is fitted to.
+    """
     if not judged.num_rows or pc.min(judged["landmarks"]).as_py() < LEAST_LANDMARKS:
         found = pc.min(judged["landmarks"]).as_py() or 0
         return (

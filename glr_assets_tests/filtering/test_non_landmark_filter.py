@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glr_assets.filtering.checks import too_often_dropped
+from glr_assets.filtering.checks import too_often_dropped, unjudged
 from glr_assets.filtering.non_landmark_filter import LEAST, NEVER, curve_of, decide, dropped_share, threshold_of
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES
 from glr_assets.verification.calibration import halves_of
@@ -109,7 +109,9 @@ def test_a_threshold_that_drops_too_many_landmarks_or_cannot_be_judged_is_report
     assert too_often_dropped(0.01, 0.05, 0.01) == ""
     assert "5.0% of held-out" in too_often_dropped(0.02, 0.05, 0.01)
     assert "at least 2.0%" in too_often_dropped(0.02, 0.05, 0.01)
-    assert "is not known" in too_often_dropped(None, None, 0.01)
+    assert too_often_dropped(None, None, 0.01) == ""
+    assert "is not known" in unjudged(None)
+    assert unjudged(0.0) == ""
 
 
 def table(names: str) -> pa.Table:

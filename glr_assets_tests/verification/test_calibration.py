@@ -40,7 +40,7 @@ from glr_assets.verification.calibration import (
     pair_rate_of,
     same_thing,
 )
-from glr_assets.verification.checks import too_often_wrong, without_foundation
+from glr_assets.verification.checks import too_often_wrong, unjudged, without_foundation
 from glr_assets.verification.evidence import Judge
 from glr_assets.verification.extractors.rootsift import RootSift
 from glr_assets.verification.feature_reader import FeatureReader
@@ -245,7 +245,7 @@ def test_each_half_is_judged_by_the_threshold_of_the_other() -> None:
         assert row["threshold_most"] > 20
         assert row["image_rate"] >= row["image_rate_least"] > 0.9
         assert row["landmarks"] == 3
-    told = too_often_wrong(judged(pairs, recipe), 0.01, 100)
+    told = too_often_wrong(judged(pairs, recipe), 0.01)
     assert told.startswith("of a class of 10 images 9")
     assert f"{wrong} times of {len(within)}" in told
 
@@ -258,7 +258,7 @@ def test_a_verifier_that_is_wrong_too_often_is_reported_and_a_good_one_seldom() 
     for seed in range(40):
         verifier = Verifier.arbitrary(random)
         rate = float(image_rate_of(verifier.rates(np.array([11]), 50_000)[0], 25))
-        found = bool(too_often_wrong(false_images(verifier, seed, recipe), 0.01, 100))
+        found = bool(too_often_wrong(false_images(verifier, seed, recipe), 0.01))
         if not 0.01 < rate < 0.05:
             reported[rate >= 0.05].append(found)
     assert len(reported[True]) > 15
@@ -270,21 +270,23 @@ def test_a_verifier_that_is_wrong_too_often_is_reported_and_a_good_one_seldom() 
 def test_calibrated_thresholds_are_seldom_reported() -> None:
     random = np.random.default_rng(5)
     found = [
-        too_often_wrong(false_images(Verifier.arbitrary(random), seed, Verification(cap=25, keep=25)), 0.01, 100)
+        too_often_wrong(false_images(Verifier.arbitrary(random), seed, Verification(cap=25, keep=25)), 0.01)
         for seed in range(20)
     ]
     assert sum(map(bool, found)) <= 2
 
 
 def test_too_few_landmarks_or_excesses_tell_nothing() -> None:
-    assert "has pairs of 0 landmarks" in too_often_wrong(FALSE_IMAGES.empty(), 0.01, 100)
+    assert "has pairs of 0 landmarks" in unjudged(FALSE_IMAGES.empty(), 100)
+    assert too_often_wrong(FALSE_IMAGES.empty(), 0.01) == ""
     for landmarks, told in ((18, "pairs of 9 landmarks"), (20, "")):
         pairs = as_table(*foreign_pairs(Verifier(0.01, 1.5), landmarks, 6, 4000, np.random.default_rng(1)))
-        assert told in too_often_wrong(judged(pairs, Verification()), 0.01, 100)
-        assert bool(told) == bool(too_often_wrong(judged(pairs, Verification()), 0.01, 100))
+        assert told in unjudged(judged(pairs, Verification()), 100)
+        assert bool(told) == bool(unjudged(judged(pairs, Verification()), 100))
     sound = false_images(Verifier(0.01, 1.5), 0, Verification())
-    assert too_often_wrong(sound, 0.01, 20) == ""
-    assert "19 pairs of different landmarks" in too_often_wrong(sound, 0.01, 19)
+    assert too_often_wrong(sound, 0.01) == ""
+    assert unjudged(sound, 20) == ""
+    assert "19 pairs of different landmarks" in unjudged(sound, 19)
 
 
 def test_a_verifier_that_agrees_on_anything_is_reported() -> None:
