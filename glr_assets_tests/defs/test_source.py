@@ -166,15 +166,18 @@ def test_a_failed_shard_that_is_fixed_under_its_md5_has_another_version_until_it
     assert scene.unsynced() == {}
 
 
-def test_a_shard_without_md5_is_registered_and_reported_once_it_is_published(scene: Scene) -> None:
+def test_a_shard_is_registered_and_reported_once_its_md5_is_published(scene: Scene) -> None:
     shards_of(scene).drop("003")
     md5 = scene.bucket / md5_path("train", "003")
     text = md5.read_text()
     md5.unlink()
-    assert ("source_train_shards", "003") not in scene.tick()
-    assert "003" in scene.instance.get_dynamic_partitions("train_shards")
+    for _ in range(3):
+        assert ("source_train_shards", "003") not in scene.tick()
+        assert "train 003: no MD5 is published yet" in scene.desk.skipped
+    assert scene.instance.get_dynamic_partitions("train_shards") == KEYS
     md5.write_text(text)
     assert ("source_train_shards", "003") in scene.tick()
+    assert scene.instance.get_dynamic_partitions("train_shards") == [*KEYS, "003"]
     md5.write_text("no MD5")
     scene.tick()
     assert version_of(scene, "source_train_shards", "003") == "unverifiable"
@@ -274,6 +277,13 @@ def test_more_changes_than_a_tick_takes_are_reported_by_the_next(scene: Scene, m
     for key in KEYS:
         os.utime(scene.bucket / shard_path("train", key), (1.5e9, 1.5e9))
     assert [len(scene.tick()) for _ in range(3)] == [2, 1, 0]
+
+
+def test_a_partition_that_was_deleted_by_hand_is_registered_again(scene: Scene) -> None:
+    scene.tick()
+    scene.instance.delete_dynamic_partition("train_shards", "001")
+    scene.tick()
+    assert set(scene.instance.get_dynamic_partitions("train_shards")) == set(KEYS)
 
 
 def test_a_lost_cursor_reports_nothing_twice(scene: Scene) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.recipes import changed_observations
-from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, partitions_requests
+from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, new_shards, partitions_requests
 from glr_assets.defs.source import (
     STAMP,
     Reported,
@@ -25,6 +25,7 @@ from glr_assets.defs.source import (
     keys_of_partitions,
     openimages_roots,
     shard_roots,
+    shards_node,
     stored_roots,
     table_roots,
 )
@@ -38,9 +39,11 @@ from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 
 #: Looks in a row that must miss a shard before its partition is dropped.
-LOOKS: Final = 3
-#: Observations reported in a tick: SQLite takes some 8 ms for each, so that a tick ends within ten seconds.
-MAX_EVENTS: Final = 1000
+LOOKS: Final = 5
+#: Observations reported in a tick: SQLite takes some 10 ms for each, and other sensors wait meanwhile.
+MAX_EVENTS: Final = 500
+#: Shards named in a tick's reason.
+_NAMED = 10
 #: Observations read back from the instance at once.
 _PAGE = 1000
 #: Small requests at once; a remote source answers each in tens of milliseconds.
@@ -237,7 +240,7 @@ class Cursor(BaseModel):
 
 @dg.sensor(
     name="observe_roots",
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Registers shards of the source as partitions, and the recipe's buckets, groups and parts; reports "
     "changed CSVs, shards and recipe values, so that what depends on them is unsynced. It makes nothing.",
@@ -252,21 +255,12 @@ def observe_roots(context: dg.SensorEvaluationContext, platform: Platform) -> dg
 
 def _tick(settings: Settings, instance: dg.DagsterInstance, cursor: Cursor) -> dg.SensorResult:
     look = look_at_roots(settings, instance)
-    requests = partitions_requests(instance, look.shards, look.recipe)
     same = look.listing == cursor.listing and not look.problems
-    looks = min(cursor.looks + 1, LOOKS) if same else 1
-    if same:
-        if looks >= LOOKS:
-            requests += dropped(look.gone)
-        reason = f"nothing has changed in {_counted(look)}"
-        following = Cursor(listing=look.listing, looks=looks)
-        return dg.SensorResult(
-            skip_reason=reason, dynamic_partitions_requests=requests, cursor=following.model_dump_json()
-        )
+    following = Cursor(listing=look.listing, looks=min(cursor.looks + 1, LOOKS) if same else 1)
     observations: list[dg.AssetObservation] = []
     problems = list(look.problems)
     more = False
-    for found in changed_roots(instance, look):
+    for found in () if same else changed_roots(instance, look):
         if isinstance(found, str):
             problems.append(found)
         elif len(observations) == MAX_EVENTS:
@@ -274,17 +268,43 @@ def _tick(settings: Settings, instance: dg.DagsterInstance, cursor: Cursor) -> d
             break
         else:
             observations.append(found)
+    known = registrable(instance, look, observations)
+    requests = partitions_requests(instance, known, look.recipe)
+    if same and following.looks >= LOOKS:
+        requests += dropped(look.gone)
     if problems and not observations and not requests:
         raise dg.Failure("; ".join(problems))
-    settled = not problems and not more
-    following = Cursor(listing=look.listing if settled else "", looks=1)
-    reason = f"{len(observations)} changes reported of {_counted(look)}" + (", more in the next tick" if more else "")
+    if problems or more:
+        following = Cursor(looks=1)
+    reason = f"{len(observations)} changes reported" if observations else "nothing has changed"
+    reason += f" in {_counted(look)}" + (", more in the next tick" if more else "")
+    waiting = [f"{split} {key}" for split, keys in look.shards.items() for key in sorted(set(keys) - set(known[split]))]
+    if waiting and not more:
+        reason += f"; {', '.join(waiting[:_NAMED])}: no MD5 is published yet"
     return dg.SensorResult(
         skip_reason="; ".join([reason, *problems]),
         asset_events=observations,
         dynamic_partitions_requests=requests,
         cursor=following.model_dump_json(),
     )
+
+
+def registrable(
+    instance: dg.DagsterInstance, look: Look, observations: Iterable[dg.AssetObservation]
+) -> dict[Split, list[str]]:
+    """The shards that are partitions or are to be: those observed before or now. Others cannot be verified yet."""
+    now = {(observation.asset_key.to_user_string(), observation.partition) for observation in observations}
+    added = new_shards(instance, look.shards)
+    found: dict[Split, list[str]] = {}
+    for split, keys in look.shards.items():
+        unseen = [key for key in added[split] if (shards_node(split), key) not in now]
+        if unseen:
+            reported = instance.event_log_storage.get_latest_tags_by_partition(
+                dg.AssetKey(shards_node(split)), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG], unseen
+            )
+            unseen = [key for key in unseen if key not in reported]
+        found[split] = sorted(set(keys) - set(unseen))
+    return found
 
 
 def dropped(gone: Mapping[Split, Iterable[str]]) -> list[PartitionsRequest]:
