@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from glr_assets.cli import app
+from glr_assets.defs.build import build_definitions
 from glr_assets.defs.explain import explain_images
 from glr_assets.recipes import load_recipe
 from glr_assets.store import Store
@@ -59,6 +60,15 @@ def test_the_launchpad_of_the_tour_is_a_valid_override() -> None:
         for name in ("small", "full"):
             assert load_recipe(name).overridden(op["config"])
     assert dg.validate_run_config(explain_images, yaml.safe_load(explained))
+
+
+def test_the_selections_of_the_page_on_the_ui_select_something() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    selections = re.findall(r"^\| `([^`]*(?:key|group):[^`]+)` \|", (DOCS / "ui.md").read_text(), re.MULTILINE)
+    assert len(selections) >= 4
+    for text in selections:
+        selected = dg.AssetSelection.from_string(text).resolve(graph)
+        assert 0 < len(selected) < len(graph.get_all_asset_keys()), text
 
 
 def test_every_command_of_the_pages_has_its_options() -> None:
