@@ -7,7 +7,11 @@ from typing import Final, Protocol
 from glr_assets import errors
 from glr_assets.errors import GlrError
 
-_OWN: Final = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)}
+#: `dg.Failure` is raised here with the text of an own error.
+_OWN: Final = {
+    "Failure",
+    *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)),
+}
 
 
 class SerializedError(Protocol):
