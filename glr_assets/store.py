@@ -49,6 +49,11 @@ _S3_CONFIG: dict[str, Any] = {
 that brings nothing for `read_timeout` seconds has stalled. Connections for all that `ranges` reads at once."""
 
 
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """ETag, or time, and size of a file as fsspec tells of it."""
+    return f"{info.get('ETag') or info.get('mtime') or ''}:{info['size']}"
+
+
 class Store:
     """A tree of files under `url` (a folder or any fsspec URL, with that file system's `options`)."""
 
@@ -139,11 +144,7 @@ class Store:
     def stamps(self, folder: str) -> dict[str, str]:
         """The whole files straight under `folder`, each with its ETag, or its time, and size, by one listing."""
         found = {posixpath.basename(entry["name"]): entry for entry in self._entries(folder) if entry["type"] == "file"}
-        return {
-            name: f"{entry.get('ETag') or entry.get('mtime') or ''}:{entry['size']}"
-            for name, entry in sorted(found.items())
-            if not is_transient(name)
-        }
+        return {name: stamp_of(entry) for name, entry in sorted(found.items()) if not is_transient(name)}
 
     def folder_stamp(self, folder: str) -> str:
         """What tells whether a file straight under `folder` was added, replaced or removed; empty where there is none.

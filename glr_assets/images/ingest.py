@@ -74,6 +74,19 @@ class Run:
     decoded: int = 0
 
 
+@dataclass
+class Content:
+    """What identifies the shard's content, as far as it is known.
+
+    Attributes:
+        digest: of `Source.shard_digest`.
+        stamp: of `Source.shard_stamp`.
+    """
+
+    digest: str = ""
+    stamp: str = ""
+
+
 @dataclass(frozen=True)
 class _Shard:
     """All that the ways of ingesting a shard need."""
@@ -86,6 +99,7 @@ class _Shard:
     recipe: Images
     workers: int
     run: Run = field(default_factory=Run)
+    content: Content = field(default_factory=Content)
     began: float = field(default_factory=time.monotonic)
 
 
@@ -117,23 +131,24 @@ def ingest_shard(
     """
     job = _Shard(source, store, split, shard, selection, recipe, workers)
     name = f"{split}_images/{shard}"
-    digest = ""
+    content = job.content
     try:
         parameters = recipe.model_dump(exclude={"keep"}) | {"split": split, "shard": shard}
-        digest = source.shard_digest(split, shard, require_md5=recipe.require_md5)
+        content.stamp = source.shard_stamp(split, shard)
+        content.digest = source.shard_digest(split, shard, require_md5=recipe.require_md5)
         receipt = find_receipt(store, name)
 
         def build(writer: Writer) -> Summary:
-            _tell(job, "begun", digest)
+            _tell(job, "begun")
             left = None
             if not is_forced(name):
-                left = find_earlier(store, split, shard, digest, parameters, versions.CODE_VERSION)
+                left = find_earlier(store, split, shard, content.digest, parameters, versions.CODE_VERSION)
             return _built(job, writer, left, retry_failed)
 
         made = make(
             store,
             name,
-            inputs={f"source:{split}/{shard}": digest} | selection.digests,
+            inputs={f"source:{split}/{shard}": content.digest} | selection.digests,
             parameters=parameters,
             code_version=versions.CODE_VERSION,
             build=build,
@@ -141,20 +156,19 @@ def ingest_shard(
         )
     except Exception as error:
         with suppress(StoreError):  # which may be what went wrong; in a dry run it cannot be told
-            _tell(job, "failed", digest, error=error)
+            _tell(job, "failed", error=error)
         raise
     if made.reused:
         last = find_run(store, split, shard)
         if last is not None and last.outcome != "ingested":  # what stood in the way is gone, what was made still holds
-            _tell(job, "ingested", digest, summary=made.receipt.summary)
+            _tell(job, "ingested", summary=made.receipt.summary)
         return made
-    return replace(made, run=_tell(job, "ingested", digest, summary=made.receipt.summary))
+    return replace(made, run=_tell(job, "ingested", summary=made.receipt.summary))
 
 
 def _tell(
     job: _Shard,
     outcome: Literal["begun", "ingested", "failed"],
-    digest: str,
     *,
     summary: Summary | None = None,
     error: Exception | None = None,
@@ -163,14 +177,16 @@ def _tell(
     failures = 0
     if outcome != "ingested":
         last = find_run(job.store, job.split, job.key)
-        failures = last.failures if last is not None and last.source == digest else 0
+        same = last is not None and Content(last.source, last.stamp) == job.content
+        failures = last.failures if last is not None and same else 0
         # That it had begun was counted as a failure already.
         failures += not (outcome == "failed" and job.run.attempts)
     run = ShardRun(
         outcome=outcome,
         error="" if error is None else describe(error),
         trace="" if error is None else trace(error),
-        source=digest,
+        source=job.content.digest,
+        stamp=job.content.stamp,
         permanent=isinstance(error, DamagedSourceError),
         failures=failures,
         seconds=round(time.monotonic() - job.began, 3),

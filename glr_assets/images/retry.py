@@ -31,6 +31,7 @@ class SplitState:
             an earlier run left of one may still be there.
         untried: shards that were never begun.
         runs: the last run of each shard that failed, where it is told of.
+        replaced: failed shards whose file or MD5 file is another since their last run: what they failed by may be gone.
         outdated: shards that another version of the code ingested: a run makes again what it would make otherwise.
     """
 
@@ -39,6 +40,7 @@ class SplitState:
     untried: tuple[str, ...]
     runs: Mapping[str, ShardRun] = field(default_factory=dict)
     outdated: tuple[str, ...] = ()
+    replaced: frozenset[str] = frozenset()
 
     @property
     def with_failed_images(self) -> list[str]:
@@ -57,11 +59,11 @@ class SplitState:
 
     def is_permanent(self, shard: str) -> bool:
         """Whether a shard failed by what the source holds, which trying again does not change."""
-        return shard in self.runs and self.runs[shard].permanent
+        return shard in self.runs and shard not in self.replaced and self.runs[shard].permanent
 
     def is_given_up(self, shard: str) -> bool:
         """Whether a shard failed so often that no run is asked for any more by itself."""
-        return shard in self.runs and self.runs[shard].failures >= MAX_FAILURES
+        return shard in self.runs and shard not in self.replaced and self.runs[shard].failures >= MAX_FAILURES
 
 
 def split_state(source: Source, store: Store, split: Split) -> SplitState:
@@ -97,4 +99,6 @@ def split_state(source: Source, store: Store, split: Split) -> SplitState:
         and (of_shard := receipts.get(receipt_name(split, shard))) is not None
         and of_shard.code_version != versions.CODE_VERSION
     )
-    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried), runs, outdated)
+    stamps = source.shard_stamps(split) if runs else {}
+    replaced = frozenset(key for key, run in runs.items() if run.stamp and run.stamp != stamps.get(key))
+    return SplitState(reconcile({split: shards}, receipts)[split], failed, tuple(untried), runs, outdated, replaced)

@@ -18,6 +18,9 @@ from glr_assets.store import Store
 log = logging.getLogger(__name__)
 
 
+_NO_FIGURES = {"outcome", "error", "trace", "source", "stamp", "permanent", "failures", "members"}
+
+
 class ShardRun(BaseModel):
     """One run over one shard.
 
@@ -26,8 +29,9 @@ class ShardRun(BaseModel):
         error: why it failed.
         trace: the traceback of an error that nobody foresaw; empty for all others.
         source: what identified the shard's content (`Source.shard_digest`); empty where that could not be known.
+        stamp: ETag or time, and size, of the shard and of its MD5 file (`Source.shard_stamp`); empty where unknown.
         permanent: that the source must be mended: to try the same content again is of no use.
-        failures: runs in a row over this content, this one included, that did not end well.
+        failures: runs in a row over this content under this stamp, this one included, that did not end well.
         seconds: from its beginning to its end.
         attempts: how often the shard was begun.
         read_bytes: of members, read of the source in the last attempt.
@@ -43,6 +47,7 @@ class ShardRun(BaseModel):
     error: str
     trace: str = ""
     source: str
+    stamp: str = ""
     permanent: bool
     failures: int
     seconds: float
@@ -56,9 +61,7 @@ class ShardRun(BaseModel):
     def figures(self) -> Summary:
         """The figures of the run alone, for the UI."""
         rate = round(self.decoded / self.seconds, 1) if self.seconds else 0.0
-        return self.model_dump(exclude={"outcome", "error", "trace", "source", "permanent", "failures", "members"}) | {
-            "images_per_second": rate
-        }
+        return self.model_dump(exclude=_NO_FIGURES) | {"images_per_second": rate}
 
 
 def run_path(split: Split, shard: str) -> str:

@@ -88,6 +88,13 @@ class Source(Protocol):
         Another stamp may be other content; that the content is the same where the stamp is holds as far as times do.
         """
 
+    def shard_stamp(self, split: Split, shard: str) -> str:
+        """The same of one shard, without listing the others.
+
+        Raises:
+            SourceError: there is no such shard.
+        """
+
     def table_stamps(self) -> dict[TableName, str]:
         """The CSVs that are there, each with what a look at it tells of its content without reading it."""
 

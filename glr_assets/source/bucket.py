@@ -16,11 +16,12 @@ from glr_assets.source import layout
 from glr_assets.source.base import Member, Split, TableName
 from glr_assets.source.md5_overrides import FILE, Md5Override, actual_md5, packaged_overrides
 from glr_assets.source.tar_walk import DamagedTarError, walk
-from glr_assets.store import Store
+from glr_assets.store import Store, stamp_of
 
 REQUIRED_TABLES: frozenset[TableName] = frozenset({"train", "train_clean"})
 _SHARD_FILE = re.compile(r"images_(\w+)\.tar")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_NO_MD5 = "no md5"
 _MD5_FILE_BYTES = 4096
 """What is read of the file that publishes an MD5, whatever its size."""
 
@@ -112,10 +113,19 @@ class BucketSource:
             tars, sums = self.files.stamps(split), self.files.stamps(posixpath.dirname(layout.md5_path(split, "")))
         matches = [_SHARD_FILE.fullmatch(name) for name in sorted(tars)]
         return {
-            match[1]: f"{tars[match[0]]} {sums.get(posixpath.basename(layout.md5_path(split, match[1])), 'no md5')}"
+            match[1]: f"{tars[match[0]]} {sums.get(posixpath.basename(layout.md5_path(split, match[1])), _NO_MD5)}"
             for match in matches
             if match
         }
+
+    def shard_stamp(self, split: Split, shard: str) -> str:
+        """As `shard_stamps` has it, of two looks at single files."""
+        tar = stamp_of(self._shard_info(split, shard))
+        try:
+            with _as_source_error():
+                return f"{tar} {stamp_of(self.files.info(layout.md5_path(split, shard)))}"
+        except FileNotFoundError:
+            return f"{tar} {_NO_MD5}"
 
     def table_stamps(self) -> dict[TableName, str]:
         """ETag (or time) and size of each CSV."""
@@ -130,8 +140,7 @@ class BucketSource:
         expected = self._expected_md5(split, shard, require_md5=require_md5)
         if expected is not None:
             return expected
-        info = self._shard_info(split, shard)
-        return f"{info.get('ETag') or info.get('mtime') or ''}:{info['size']}"
+        return stamp_of(self._shard_info(split, shard))
 
     def members(self, split: Split, shard: str, *, require_md5: bool, max_member_bytes: int) -> Iterator[Member]:
         """Stream the TAR once; its MD5 is taken as it passes and compared after the last member.

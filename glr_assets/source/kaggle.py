@@ -18,7 +18,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +93,12 @@ class KaggleSource:
         if self._holds_photographs(loose):
             stamps[LOOSE] = self._folder_times(loose)
         return stamps
+
+    def shard_stamp(self, split: Split, shard: str) -> str:
+        """The same of one shard."""
+        pairs, loose = self._divided(split)
+        self._refuse_unknown(split, shard, pairs, loose)
+        return self._folder_times([pairs[shard]] if shard in pairs else loose)
 
     def table_stamps(self) -> dict[TableName, str]:
         """Time and size of each CSV."""
@@ -185,7 +191,12 @@ class KaggleSource:
     def _names(self, split: Split, shard: str) -> list[str]:
         """Names of all of a shard's entries but folders, below the competition's folder, sorted."""
         pairs, loose = self._divided(split)
+        self._refuse_unknown(split, shard, pairs, loose)
         found = [path for top in ([pairs[shard]] if shard in pairs else loose) for path in self._files(top)]
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def _refuse_unknown(self, split: Split, shard: str, pairs: Collection[str], loose: Iterable[Path]) -> None:
+        """Raise where a split has no such shard."""
         has_loose = shard not in pairs and self._holds_photographs(loose)
         if shard not in pairs and (shard != LOOSE or not has_loose):
             known = [*sorted(pairs), *([LOOSE] if has_loose else [])]
@@ -193,7 +204,6 @@ class KaggleSource:
                 f"{self.folder / split}: no shard {shard}: the source has {len(known)} {split} shards"
                 + (f", {known[0]} to {known[-1]}; choose one of these" if known else "; check GLR_SOURCE")
             )
-        return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def _is_character(self, entry: os.DirEntry[str]) -> bool:
         return bool(_CHARACTER.fullmatch(entry.name)) and self._is_folder(Path(entry.path), entry.is_symlink())

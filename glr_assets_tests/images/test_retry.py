@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,36 @@ def test_every_shard_is_in_one_state_and_the_members_add_up(tmp_path: Path, stor
     assert mended.to_retry == ["001"]
     of = mended.reconciled
     assert of.seen == of.stored + of.skipped + of.failed == 10
+
+
+def test_what_failed_by_a_file_that_was_replaced_since_is_tried_again_and_counted_anew(
+    tmp_path: Path, store: Store
+) -> None:
+    folder = tmp_path / "bucket"
+    whole = tar_of([photo(IDS[0], picture(0))])
+    Bucket(dict.fromkeys(IDS, 7), IDS, {"train": {"000": whole}}).write(folder)
+    source = BucketSource(str(folder))
+    make_tables(source, store, TINY)
+    tar = folder / "train/images_000.tar"
+
+    def fails(data: bytes, time: float) -> None:
+        tar.write_bytes(data)
+        os.utime(tar, (time, time))
+        with pytest.raises(SourceError):
+            ingest(source, store, TINY, "train", "000")
+
+    fails(whole[:-1024], 1.5e9)
+    with pytest.raises(SourceError):
+        ingest(source, store, TINY, "train", "000")
+    state = split_state(source, store, "train")
+    assert (state.is_permanent("000"), state.passing, state.runs["000"].failures) == (True, [], 2)
+
+    # The same published MD5, so that nothing but the file's time and size tells of another upload.
+    tar.write_bytes(whole)
+    state = split_state(source, store, "train")
+    assert (state.is_permanent("000"), state.passing) == (False, ["000"])
+    fails(whole[:-2048], 1.6e9)
+    assert split_state(source, store, "train").runs["000"].failures == 1
+    tar.write_bytes(whole)
+    ingest(source, store, TINY, "train", "000")
+    assert split_state(source, store, "train").failed == {}

@@ -19,7 +19,7 @@ from glr_assets.errors import SourceError
 from glr_assets.ranges import Place, Retry
 from glr_assets.source import BucketSource, Member, open_source
 from glr_assets.source.base import Split
-from glr_assets.source.layout import TABLE_PATHS
+from glr_assets.source.layout import SPLITS, TABLE_PATHS, md5_path
 from glr_assets.store import Store
 from glr_assets_tests.faulty_s3 import FaultyS3
 
@@ -130,6 +130,20 @@ def test_digests_on_s3_change_with_the_object(s3_bucket: BucketSource) -> None:
 
 
 # What is absent
+
+
+def test_the_stamp_of_one_shard_is_that_of_the_listing(source: BucketSource) -> None:
+    for split in SPLITS:
+        stamps = source.shard_stamps(split)
+        assert stamps
+        assert {key: source.shard_stamp(split, key) for key in stamps} == stamps
+
+
+def test_the_stamp_of_a_shard_without_md5_says_so(copied: Path) -> None:
+    (copied / md5_path("train", "000")).unlink()
+    source = BucketSource(str(copied))
+    assert source.shard_stamp("train", "000") == source.shard_stamps("train")["000"]
+    assert source.shard_stamp("train", "000").endswith("no md5")
 
 
 def test_absent_tables_are_none_or_named(copied: Path) -> None:

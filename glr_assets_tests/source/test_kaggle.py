@@ -341,7 +341,11 @@ def test_what_systems_and_people_leave_makes_no_shard(folder: Path) -> None:
         walked(source, "loose")
     (folder / "train/lost.png").write_bytes(b"x")
     assert source.shards("train") == ["0a", "f0", "loose"]
-    assert list(source.shard_stamps("train")) == ["0a", "f0", "loose"]
+    stamps = source.shard_stamps("train")
+    assert list(stamps) == ["0a", "f0", "loose"]
+    assert {key: source.shard_stamp("train", key) for key in stamps} == stamps
+    with pytest.raises(SourceError, match="no shard zz"):
+        source.shard_stamp("train", "zz")
     assert len(walked(source, "loose")) == 7
 
 
