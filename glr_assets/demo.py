@@ -114,7 +114,9 @@ def run_demo(settings: Settings, console: Console, force: Collection[str] = ()) 
         if lost:
             runs = f"{len(lost)} unfinished run{'s' if len(lost) > 1 else ''}"
             console.print(f"marked as failed: {runs} of a killed process", markup=False)
-        seconds = materialise_lineage(settings, instance, LineageProgress(begins, ends), force=force)
+        seconds = materialise_lineage(
+            settings, instance, LineageProgress(begins, ends), force=force, asked_by="glr demo"
+        )
     packed = read_summary(Store(source.url, settings.source_options)) if "://" not in source.url else None
     return _report(store, seconds, source.url, recipe.name, packed)
 

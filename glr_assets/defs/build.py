@@ -113,7 +113,8 @@ def build_definitions(
 ) -> dg.Definitions:
     """The code location; without a platform of its own it reads the `GLR_…` settings when assets run.
 
-    The executor is that of all runs; Dagster's own, processes of one machine, where none is given.
+    The executor is that of all runs. Without one the steps of a run share its process: a process a step costs two
+    seconds and the imports of every library, and a killed step would be a failure of the asset, which is not retried.
     """
     return dg.Definitions(
         assets=[*ASSETS, *ROOTS],
@@ -122,5 +123,5 @@ def build_definitions(
         sensors=SENSORS,
         schedules=SCHEDULES,
         resources={"platform": platform or Platform(source=None, store=None, openimages=None, recipe=None)},
-        executor=executor,
+        executor=executor or dg.in_process_executor,
     )

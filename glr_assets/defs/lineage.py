@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from glr_assets import errors
 from glr_assets.defs import tags
 from glr_assets.defs.automation.roots import sync_roots
-from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
+from glr_assets.defs.build import build_definitions
 from glr_assets.defs.platform import platform_of
-from glr_assets.defs.process_locks import process_lock
+from glr_assets.defs.process_locks import run_lock
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts
 from glr_assets.errors import GlrError, SettingsError, describe
 from glr_assets.interrupts import Interrupted, raise_if_interrupted
@@ -81,8 +84,12 @@ def materialise_lineage(
     progress: Progress,
     assets: Collection[str] | None = None,
     force: Collection[str] = (),
+    asked_by: str = "a program",
 ) -> dict[str, float]:
     """Materialise every asset, or these alone, in the order of the lineage, all shards of the source included.
+
+    Assets that follow each other and have the same partitions share a run of the code location's asset job. All runs
+    are tagged with the first one's id and with who asked.
 
     Args:
         settings: source, store and recipe.
@@ -90,44 +97,58 @@ def materialise_lineage(
         progress: told of the work.
         assets: by name; all where not given.
         force: of these the assets that are made again though they are done.
+        asked_by: for the runs' tags.
 
     Returns:
-        Seconds each asset took.
+        Seconds each asset took, its checks included.
 
     Raises:
-        LineageError: an asset failed, or a check of severity ERROR did; later assets were not begun; or there is no
-            asset of a name in `force`.
+        LineageError: an asset failed, or a check of severity ERROR did; what depends on it, and later runs, were not
+            begun; or there is no asset of a name in `force`.
     """
     source, recipe = settings.open_source(), settings.load_recipe()
     sync_roots(settings, instance)
-    platform = platform_of(settings)
-    definitions = build_definitions(platform)
-    graph = definitions.resolve_asset_graph()
-    keys = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
-    keys = [key for key in keys if graph.get(key).is_materializable and (assets is None or _name(key) in assets)]
+    walk = _Walk(settings, instance, progress, asked_by)
+    keys = [key for level in walk.graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
+    keys = [key for key in keys if walk.graph.get(key).is_materializable and (assets is None or _name(key) in assets)]
     unknown = set(force) - {_name(key) for key in keys}
     if unknown:
         raise LineageError(f"{min(unknown)}: there is no such asset to force; assets are {', '.join(map(_name, keys))}")
     shards = {f"{split}_shards": source.shards(split) for split in SHARDS}
     shards |= {str(partitions.name): keys for partitions, keys in counted_parts(recipe)}
-    seconds: dict[str, float] = {}
-    for number, key in enumerate(keys, 1):
-        partitioned = graph.get(key).partitions_def
-        step = Step(_name(key), number, len(keys), 0)
-        runs: list[tuple[str, str] | None] = [None]
+    walk.total = len(keys)
+    for group in groups_of(walk.graph, keys):
+        partitioned = walk.graph.get(group[0]).partitions_def
+        forced = {_name(key) for key in group} & set(force)
         if isinstance(partitioned, dg.DynamicPartitionsDefinition):
             # The instance may know shards of another source, which this lineage is not about.
-            mine = shards[str(partitioned.name)]
-            step = Step(step.asset, number, len(keys), len(mine))
-            runs = [*contiguous(instance.get_dynamic_partitions(str(partitioned.name)), mine)]
-        progress.begins(step)
-        began = time.monotonic()
-        config = _asking({"force": True}, step.asset) if step.asset in force else None
-        with process_lock(instance) as held:
-            warnings = [w for run in runs for w in _materialise(definitions, key, run, instance, held, config)]
-        seconds[step.asset] = round(time.monotonic() - began, 3)
-        progress.ends(step, seconds[step.asset], warnings)
-    return seconds
+            walk.run(group, shards[str(partitioned.name)], forced=forced)
+        else:
+            walk.run(group, None, forced=forced)
+    return walk.seconds
+
+
+def groups_of(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey]) -> list[list[dg.AssetKey]]:
+    """Assets as runs can take them: of one partition set each, parents in the same or an earlier group, few groups.
+
+    Args:
+        graph: has the assets' partitions and parents.
+        keys: in the order of the lineage.
+    """
+    left = list(keys)
+    groups = []
+    while left:
+        largest: list[dg.AssetKey] = []
+        for partitions in dict.fromkeys(graph.get(key).partitions_def for key in left):
+            found: list[dg.AssetKey] = []
+            for key in left:
+                ready = all(parent in found or parent not in left for parent in graph.get(key).parent_keys)
+                if ready and graph.get(key).partitions_def == partitions:
+                    found.append(key)
+            largest = max(largest, found, key=len)
+        groups.append(largest)
+        left = [key for key in left if key not in largest]
+    return groups
 
 
 def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split, shards: Collection[str]) -> list[str]:
@@ -136,64 +157,120 @@ def retry_shards(settings: Settings, instance: dg.DagsterInstance, split: Split,
     Returns:
         What went wrong, a text for each run of neighbouring shards that did not end well.
     """
-    settings.open_source()  # one that is out of reach is told of here
     sync_roots(settings, instance)
-    platform = platform_of(settings)
-    definitions = build_definitions(platform)
+    walk = _Walk(settings, instance, Progress(lambda step: None, lambda *_: None), "glr shards retry")
     key = dg.AssetKey(f"{split}_images")
-    config = _asking({"retry_failed": True}, _name(key))
+    config = _asking({"retry_failed": True}, [_name(key)])
     wrong = []
-    for run in contiguous(instance.get_dynamic_partitions(f"{split}_shards"), shards):
+    for first, last in contiguous(instance.get_dynamic_partitions(f"{split}_shards"), shards):
         try:
-            with process_lock(instance) as held:
-                _materialise(definitions, key, run, instance, held, config)
+            walk.execute([key], config, {tags.RANGE_START: first, tags.RANGE_END: last})
         except LineageError as error:
             wrong.append(str(error))
     return wrong
 
 
-def _asking(execution: Mapping[str, object], asset: str) -> dict[str, object]:
-    """The run config in which an asset is run in that way."""
-    return {"ops": {asset: {"config": {"execution": dict(execution)}}}}
+def _asking(execution: Mapping[str, object], assets: Collection[str]) -> dict[str, object]:
+    """The run config in which assets are run in that way."""
+    ops = {asset: {"config": {"execution": dict(execution)}} for asset in assets}
+    return {"ops": ops} if ops else {}
 
 
 def _name(key: dg.AssetKey) -> str:
     return key.to_user_string()
 
 
-def _materialise(
-    definitions: dg.Definitions,
-    key: dg.AssetKey,
-    shards: tuple[str, str] | None,
-    instance: dg.DagsterInstance,
-    held: Mapping[str, str],
-    config: Mapping[str, object] | None = None,
-) -> list[str]:
-    """Run one asset, or a range of its shards, with its checks; returns the checks that warn.
+class _Walk:
+    """Runs of the code location's asset job in this process, and what is told of them."""
 
-    `held` are the tags of this process's lock.
-    """
-    asked = dict(held)
-    if shards is not None:
-        # A range run: one process and one event stream for all shards, 0.02 s of Dagster's time each.
-        asked |= {tags.RANGE_START: shards[0], tags.RANGE_END: shards[1]}
-    result = dg.materialize(
-        [*ASSETS, *ROOTS, *ASSET_CHECKS],
-        selection=dg.AssetSelection.assets(key),
-        instance=instance,
-        resources=definitions.resources,
-        run_config=_QUIET | dict(config or {}),
-        tags=asked,
-        raise_on_error=False,
-    )
-    raise_if_interrupted(surely=_was_interrupted(result))
-    if not result.success:
-        raise LineageError(f"{_name(key)}: {_reason(result)}")
-    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    told = [f"check {check.check_name}: {_told(check)}" for check in failed]
-    if any(check.severity == dg.AssetCheckSeverity.ERROR for check in failed):
-        raise LineageError(f"{_name(key)}: {'; '.join(told)}")
-    return told
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance, progress: Progress, asked_by: str) -> None:
+        definitions = build_definitions(platform_of(settings))
+        self.instance, self.progress = instance, progress
+        self.graph = definitions.resolve_asset_graph()
+        self.job = definitions.resolve_implicit_global_asset_job_def()
+        self.seconds: dict[str, float] = {}
+        self.total = 0
+        self._tags = {tags.ASKED_BY: asked_by}
+        # Steps have the names of their assets, those of checks with the check's behind it.
+        self._asset_of = {_name(key): _name(key) for key in self.graph.get_all_asset_keys()}
+        self._asset_of |= {f"{_name(key.asset_key)}_{key.name}": _name(key.asset_key) for key in self._checks}
+        self._begun: dict[str, Step] = {}
+        self._partitions = 0
+
+    @property
+    def _checks(self) -> AbstractSet[dg.AssetCheckKey]:
+        return self.graph.asset_check_keys
+
+    def run(self, group: Sequence[dg.AssetKey], partitions: Sequence[str] | None, forced: Collection[str]) -> None:
+        """Materialize a group of assets, over these registered partitions, or none where they have none.
+
+        Raises:
+            LineageError: an asset or a check failed.
+        """
+        ranges: list[dict[str, str]] = [{}]
+        if partitions is not None:
+            partitioned = self.graph.get(group[0]).partitions_def
+            registered = self.instance.get_dynamic_partitions(str(getattr(partitioned, "name", "")))
+            # A range run: one event stream for all shards, 0.02 s of Dagster's time each.
+            found = contiguous(registered, partitions)
+            ranges = [{tags.RANGE_START: first, tags.RANGE_END: last} for first, last in found]
+        self._partitions = len(partitions or ())
+        warnings: dict[str, list[str]] = {}
+        for partition_range in ranges:
+            for name, told in self.execute(group, _asking({"force": True}, forced), partition_range).items():
+                warnings.setdefault(name, []).extend(told)
+        for name in map(_name, group):
+            self._begin(name)  # where there is no partition nothing has begun
+            self.progress.ends(self._begun[name], round(self.seconds[name], 3), warnings.get(name, []))
+
+    def execute(
+        self, group: Sequence[dg.AssetKey], config: Mapping[str, object], partition_range: Mapping[str, str]
+    ) -> dict[str, list[str]]:
+        """One run; returns by asset the checks that warn.
+
+        Raises:
+            LineageError: an asset or a check failed.
+        """
+        run_id = str(uuid.uuid4())
+        self._tags.setdefault(tags.FIRST_RUN, run_id)
+        self.instance.add_event_listener(run_id, self._listen)
+        with run_lock(self.instance, run_id):
+            result = self.job.execute_in_process(
+                run_config=_QUIET | dict(config),
+                instance=self.instance,
+                asset_selection=list(group),
+                raise_on_error=False,
+                run_id=run_id,
+                tags=self._tags | dict(partition_range),
+            )
+        raise_if_interrupted(surely=_was_interrupted(result))
+        if not result.success:
+            step = next((event.step_key for event in result.all_node_events if event.is_step_failure), None)
+            raise LineageError(f"{self._asset_of.get(str(step), step or _name(group[0]))}: {_reason(result)}")
+        told: dict[str, list[str]] = {}
+        failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+        for check in failed:
+            told.setdefault(_name(check.asset_key), []).append(f"check {check.check_name}: {_told(check)}")
+        for name in (_name(check.asset_key) for check in failed if check.severity == dg.AssetCheckSeverity.ERROR):
+            raise LineageError(f"{name}: {'; '.join(told[name])}")
+        return told
+
+    def _listen(self, entry: dg.EventLogEntry) -> None:
+        """Tell of the run as its steps begin and end."""
+        event = entry.dagster_event
+        name = self._asset_of.get(str(event.step_key)) if event is not None else None
+        if event is None or name is None:
+            return
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self._begin(name)
+        elif event.is_step_success:
+            self.seconds[name] += event.step_success_data.duration_ms / 1000
+
+    def _begin(self, name: str) -> None:
+        if name not in self._begun:
+            self._begun[name] = Step(name, len(self._begun) + 1, self.total, self._partitions)
+            self.seconds.setdefault(name, 0.0)
+            self.progress.begins(self._begun[name])
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Self
 
 import dagster as dg
 from pydantic import Field, create_model
 
 from glr_assets.defs import tags
+from glr_assets.defs.process_locks import run_lock
 from glr_assets.defs.recipes import report_recipe
 from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
@@ -27,6 +29,13 @@ class Platform(dg.ConfigurableResource):
     store: str | None = Field(None, description="Root URL of everything written, in place of GLR_STORE")
     openimages: str | None = Field(None, description="Root URL of Open Images, in place of GLR_OPENIMAGES")
     recipe: str | None = Field(None, description="Recipe name or path, in place of GLR_RECIPE")
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Hold the lock by which run monitoring knows that the run's process is alive."""
+        with run_lock(context.instance, context.run.run_id if context.run is not None else None):
+            self.setup_for_execution(context)
+            yield self
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Have assets made again whose config asks for it; and the store remember by what settings its assets are made.

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from glr_assets.definitions import defs
-from glr_assets.defs.automation.purposes import WALKS
+from glr_assets.defs.automation.jobs import CURATED, LAUNCHED
 from glr_assets.defs.build import ASSETS, ROOTS, TABLES, build_definitions
 from glr_assets.defs.column_lineage import COLUMNS, column_lineage
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, WORK_TAG
@@ -217,7 +217,7 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
     assert {name for name, spec in specs.items() if spec.automation_condition is not None} == set()
     definitions = build_definitions()
     running = {sensor.name for sensor in definitions.sensors or [] if sensor.default_status.value == "RUNNING"}
-    assert running == {"observe_roots", "failure_alerts", "lost_runs"}
+    assert running == {"observe_roots", "failure_alerts"}
     schedules = list(definitions.schedules or [])
     assert {schedule.name for schedule in schedules} >= {"retry_train_shards", "weekly_training"}
     assert all(schedule.default_status == dg.DefaultScheduleStatus.STOPPED for schedule in schedules)
@@ -225,11 +225,12 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
 
 def test_jobs_by_purpose_cover_the_lineage() -> None:
     jobs = {job.name for job in build_definitions().jobs or []}
-    assert jobs == {"ingest", "curate", "train", "evaluate", "everything", "explain_images"}
-    walked = [name for names in WALKS.values() for name in names]
-    assert len(walked) == len(set(walked))
+    by_purpose = {"ingest", "curate", "clean", "train", "train_groups", "evaluate", "full_pipeline"}
+    assert jobs == {*by_purpose, "explain_images"}
+    covered = [*CURATED, "embedder", *(name for names in LAUNCHED.values() for name in names)]
+    assert len(covered) == len(set(covered))
     groups = {"exports", "openimages", "filtering", *ROOT_GROUPS}
-    assert set(walked) == {name for group, names in CONTRACT.items() if group not in groups for name in names}
+    assert set(covered) == {name for group, names in CONTRACT.items() if group not in groups for name in names}
 
 
 def test_every_asset_has_a_tag_a_reference_to_its_code_and_an_example(specs: dict[str, dg.AssetSpec]) -> None:

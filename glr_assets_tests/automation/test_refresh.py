@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from glr_assets.defs.automation import refresh
-from glr_assets.defs.automation.purposes import CURATED
+from glr_assets.defs.automation.jobs import CURATED
 from glr_assets.defs.automation.refresh import CURATE, INDEX_STAGES
 from glr_assets.defs.platform import Platform
 from glr_assets.receipts import find_receipt, need_receipt

@@ -3,11 +3,16 @@
 A test that fails after an upgrade says that something here has changed: a workaround may be needless by then.
 """
 
+import inspect
 from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
+from dagster._core.launcher import DefaultRunLauncher, RunLauncher
+from dagster._core.utils import make_new_backfill_id
 
 from glr_assets.defs.results import no_further_event
 
@@ -109,3 +114,59 @@ def test_dagster_digests_no_versions_of_observed_partitions(instance: dg.Dagster
         assert record.asset_materialization is not None
         versions.add((record.asset_materialization.tags or {})["dagster/input_data_version/source"])
     assert len(versions) == 1
+
+
+def test_the_default_launcher_does_not_know_whether_a_run_is_alive() -> None:
+    # Where it does, `MonitoredRunLauncher` and the locks of runs can go.
+    launcher = DefaultRunLauncher()
+    assert not launcher.supports_check_run_worker_health
+    with pytest.raises(NotImplementedError):
+        launcher.check_run_worker_health(dg.DagsterRun(job_name="any"))
+    assert issubclass(DefaultRunLauncher, RunLauncher)
+    with dg.DagsterInstance.ephemeral() as instance:
+        launcher.register_instance(instance)
+        run = instance.add_run(dg.DagsterRun(job_name="any"))
+        # A run that no code server launched has no client.
+        assert launcher._get_grpc_client_for_termination(run.run_id) is None  # type: ignore[no-untyped-call]
+
+
+def test_an_asset_job_cannot_hold_two_partition_sets() -> None:
+    # Where it can, launchers of backfills can be asset jobs.
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a"]))
+    def parent() -> None: ...
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["b"]), deps=[parent])
+    def child() -> None: ...
+
+    definitions = dg.Definitions([parent, child], jobs=[dg.define_asset_job("both", [parent, child])])
+    with pytest.raises(dg.DagsterInvalidDefinitionError):
+        definitions.resolve_job_def("both")
+
+
+def test_a_backfill_is_added_by_its_subset_of_the_graph() -> None:
+    asked = list(inspect.signature(PartitionBackfill.from_asset_graph_subset).parameters)
+    assert asked == [
+        "backfill_id",
+        "backfill_timestamp",
+        "tags",
+        "dynamic_partitions_store",
+        "asset_graph_subset",
+        "title",
+        "description",
+        "run_config",
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        backfill = PartitionBackfill.from_asset_graph_subset(
+            backfill_id=make_new_backfill_id(),
+            backfill_timestamp=0.0,
+            tags={"team": "landmarks"},
+            dynamic_partitions_store=instance,
+            asset_graph_subset=AssetGraphSubset({}, {dg.AssetKey("one")}),  # type: ignore[call-arg]
+            title="a title",
+            description=None,
+            run_config=None,
+        )
+        instance.add_backfill(backfill)
+        (found,) = instance.get_backfills(limit=1)
+        assert (found.status, found.tags, found.title) == (BulkActionStatus.REQUESTED, {"team": "landmarks"}, "a title")
+        assert found.status not in BULK_ACTION_TERMINAL_STATUSES

@@ -14,7 +14,7 @@ from functools import cached_property
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from glr_assets.defs.automation.purposes import CURATED, TABLES_FIRST
+from glr_assets.defs.automation.jobs import CURATED, TABLES_FIRST
 from glr_assets.defs.automation.requests import batches, range_run, repository_of, whole_run
 from glr_assets.defs.automation.under_way import UnderWay, under_way
 from glr_assets.defs.platform import Platform

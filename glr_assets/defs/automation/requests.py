@@ -9,7 +9,6 @@ import dagster as dg
 from glr_assets.defs import tags
 from glr_assets.defs.shards import SHARD_BACKFILL, contiguous
 
-ASKED_BY_TAG = "glr/asked_by"
 #: A run whose process or machine is lost is begun again so often, by Dagster's own run retries where they are enabled.
 CRASH_RETRIES = "2"
 BATCH = SHARD_BACKFILL.max_partitions_per_run or 1
@@ -36,7 +35,7 @@ def whole_run(assets: Collection[str], asked_by: str, repository: dg.RepositoryD
     return dg.RunRequest(
         asset_selection=[dg.AssetKey(name) for name in sorted(assets)],
         run_config={"execution": {"config": {"in_process": {}}}} if by_processes else {},
-        tags={ASKED_BY_TAG: asked_by, tags.MAX_RETRIES: CRASH_RETRIES},
+        tags={tags.ASKED_BY: asked_by, tags.MAX_RETRIES: CRASH_RETRIES},
     )
 
 
@@ -57,7 +56,7 @@ def range_run(
         tags={
             tags.RANGE_START: keys[0],
             tags.RANGE_END: keys[-1],
-            ASKED_BY_TAG: asked_by,
+            tags.ASKED_BY: asked_by,
             tags.MAX_RETRIES: CRASH_RETRIES,
             tags.RETRY_ON_FAILED_STEPS: "false",
         },

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
 
 from glr_assets.defs import tags
-from glr_assets.defs.automation.purposes import EVERYTHING, WALKS
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -57,7 +56,7 @@ def under_way(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition,
         by.setdefault(name, who)
 
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        for asset in run.asset_selection or _planned(instance, repository, run):
+        for asset in run.asset_selection or _planned(instance, run):
             if graph.has(asset) and run.run_id != but:
                 add(asset, _keys_of_run(instance, repository, asset, run), f"run {run.run_id[:8]}")
     for backfill in instance.get_backfills(limit=_BACKFILLS):
@@ -72,13 +71,11 @@ def under_way(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition,
     return UnderWay({name: frozenset(found) for name, found in keys.items()}, by)
 
 
-def _planned(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, run: dg.DagsterRun) -> set[dg.AssetKey]:
-    """The assets of a run that selects none: those its job walks, or those that its steps have the names of."""
-    if run.job_name == EVERYTHING:
-        return set(repository.asset_graph.get_all_asset_keys())
-    names: Iterable[str] = WALKS.get(run.job_name, ())
-    if not names and run.execution_plan_snapshot_id is not None:
-        names = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute
+def _planned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """The assets of a run that selects none: those that its steps have the names of."""
+    if run.execution_plan_snapshot_id is None:
+        return set()
+    names = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute
     return {dg.AssetKey(name) for name in names}
 
 
