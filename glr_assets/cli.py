@@ -215,6 +215,40 @@ def pack(
     out.print(f"glr demo --source {shlex.quote(bucket)}", markup=False)
 
 
+@app.command()
+def plan(
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or path, in place of GLR_RECIPE.")] = None,
+    source: SourceOption = None,
+    store: StoreOption = None,
+    check_bytes: Annotated[
+        bool, typer.Option("--check-bytes", help="Hash small files of finished work as a run does, not only sizes.")
+    ] = False,
+    json_file: JsonFileOption = None,
+) -> None:
+    """Say what runs would make again by a recipe or from a source: causes, bytes to fetch, time of past runs.
+
+    Nothing is run or written. Times come from the runs of the instance of DAGSTER_HOME, or else of the store's, and
+    from the run records in the store.
+    """
+    from contextlib import nullcontext
+
+    from glr_assets.defs.lineage import open_instance
+    from glr_assets.defs.plan import plan_changes, plan_text
+    from glr_assets.dev import CONFIG, dagster_home
+    from glr_assets.settings import Settings
+
+    settings = Settings.from_environment(source=source, store=store, recipe=recipe)
+    if json_file is not None:
+        _writable(json_file)
+    home = dagster_home(settings)
+    there = home is not None and (home / CONFIG).is_file()
+    with open_instance(home) if there else nullcontext() as instance:
+        found = plan_changes(settings, instance, check_bytes=check_bytes)
+    out.print(plan_text(found), markup=False)
+    if json_file is not None:
+        _write_json(json_file, found.model_dump_json(indent=2))
+
+
 @shards.command("sync")
 def shards_sync(source: SourceOption = None, store: StoreOption = None) -> None:
     """List the source and register its shards, the recipe's class buckets and groups, as partitions.

@@ -12,7 +12,7 @@ import contextvars
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from glr_assets.errors import MissingInputError, describe
@@ -72,11 +72,13 @@ class Verdict:
         name: `asset` or `asset/partition`.
         changes: why a run would make it; empty where it is done.
         error: why a run would fail before it could tell, in words; empty where it can tell.
+        inputs: names of what a run would make it from, as in `Receipt.inputs`; empty where it cannot tell.
     """
 
     name: str
     changes: tuple[Change, ...] = ()
     error: str = ""
+    inputs: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_done(self) -> bool:

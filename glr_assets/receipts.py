@@ -446,7 +446,8 @@ def make(
     again = again or is_forced(name)
     dry = dry_run.current()
     if dry is not None:
-        raise Answer(Verdict(name, tuple(wanted.changes(store, forced=again, check_bytes=dry.check_bytes))))
+        changes = tuple(wanted.changes(store, forced=again, check_bytes=dry.check_bytes))
+        raise Answer(Verdict(name, changes, inputs=tuple(sorted(inputs))))
     if not again and (done := wanted.done(store)) is not None:
         return Made(done, reused=True)
     # Whoever is at the same work is waited for, and its work taken.

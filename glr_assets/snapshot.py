@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Never, TypeVar
 
 from glr_assets.errors import StoreError
@@ -45,15 +46,11 @@ class SnapshotStore(Store):
         """Bytes of the file `name` by the listing of its folder, or None where there is none."""
         self.path(name)  # refuses one outside of the store
         clean = posixpath.normpath(name)
-        return self._sizes(posixpath.dirname(clean)).get(posixpath.basename(clean))
+        return self.sizes(posixpath.dirname(clean)).get(posixpath.basename(clean))
 
-    def _sizes(self, folder: str) -> dict[str, int]:
-        def listed() -> dict[str, int]:
-            entries = self._entries(folder)
-            files = (entry for entry in entries if entry["type"] == "file")
-            return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in files}
-
-        return self.kept(("sizes", folder), listed)
+    def sizes(self, folder: str) -> dict[str, int]:
+        """As `Store.sizes`, of the first listing."""
+        return self.kept(("sizes", folder), partial(super().sizes, folder))
 
     def _refuse(self, name: str) -> Never:
         raise StoreError(f"{self.full_url(name)}: would be changed, but this view of the store is read only")

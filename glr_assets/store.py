@@ -162,6 +162,11 @@ class Store:
         found = self.stamps(folder)
         return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest() if found else ""
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files straight under `folder`, transient ones too, each with its bytes, by one listing."""
+        found = (entry for entry in self._entries(folder) if entry["type"] == "file")
+        return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in found}
+
     def stamp(self, name: str) -> str:
         """What tells the file `name` from another of that name, without reading it; empty where there is none."""
         try:

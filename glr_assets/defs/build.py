@@ -33,6 +33,7 @@ from glr_assets.defs.automation import CHECKS as STATE_CHECKS
 from glr_assets.defs.automation import JOBS, SCHEDULES, SENSORS
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.links import with_code_references
+from glr_assets.defs.plan_job import plan_job
 from glr_assets.defs.platform import Platform
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
 from glr_assets.images.schemas import IMAGE_CATALOG
@@ -119,7 +120,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[*ASSETS, *ROOTS],
         asset_checks=ASSET_CHECKS,
-        jobs=[*JOBS, *explain.JOBS],
+        jobs=[*JOBS, *explain.JOBS, plan_job],
         sensors=SENSORS,
         schedules=SCHEDULES,
         resources={"platform": platform or Platform(source=None, store=None, openimages=None, recipe=None)},

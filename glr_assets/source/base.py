@@ -95,6 +95,9 @@ class Source(Protocol):
             SourceError: there is no such shard.
         """
 
+    def shard_sizes(self, split: Split) -> dict[str, int]:
+        """Each shard of a split with its bytes, by listings; empty where listings do not tell."""
+
     def table_stamps(self) -> dict[TableName, str]:
         """The CSVs that are there, each with what a look at it tells of its content without reading it."""
 

@@ -127,6 +127,13 @@ class BucketSource:
         except FileNotFoundError:
             return f"{tar} {_NO_MD5}"
 
+    def shard_sizes(self, split: Split) -> dict[str, int]:
+        """Bytes of each TAR, by one listing."""
+        with _as_source_error():
+            sizes = self.files.sizes(split)
+        matches = [_SHARD_FILE.fullmatch(name) for name in sorted(sizes)]
+        return {match[1]: sizes[match[0]] for match in matches if match}
+
     def table_stamps(self) -> dict[TableName, str]:
         """ETag (or time) and size of each CSV."""
         with _as_source_error():

@@ -100,6 +100,10 @@ class KaggleSource:
         self._refuse_unknown(split, shard, pairs, loose)
         return self._folder_times([pairs[shard]] if shard in pairs else loose)
 
+    def shard_sizes(self, split: Split) -> dict[str, int]:
+        """Nothing: each of a shard's files would have to be looked at."""
+        return {}
+
     def table_stamps(self) -> dict[TableName, str]:
         """Time and size of each CSV."""
         stamps: dict[TableName, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import sync_counted_parts, sync_shards
+from glr_assets.settings import Settings
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
 
 
@@ -186,3 +188,28 @@ class Runner:
 @pytest.fixture
 def run(platform: Platform, instance: dg.DagsterInstance, templates: Templates) -> Runner:
     return Runner(platform, instance, templates)
+
+
+@pytest.fixture
+def settings(templates: Templates, bucket: str, tmp_path: Path, recipe_file: Path) -> Settings:
+    """Of a copy of the template and of the bucket, and a recipe file that a test may write."""
+    shutil.copytree(templates.verified, tmp_path / "store")
+    shutil.copytree(bucket, tmp_path / "bucket")
+    shutil.copy(recipe_file, tmp_path / "recipe.toml")
+    return Settings(
+        source=str(tmp_path / "bucket"), store=str(tmp_path / "store"), recipe=str(tmp_path / "recipe.toml")
+    )
+
+
+def with_recipe(settings: Settings, **tables: dict[str, object]) -> Settings:
+    path = Path(str(settings.recipe))
+    text = path.read_text()
+    for table, values in tables.items():
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+        text = (
+            text.replace(f"[{table}]\n", f"[{table}]\n{lines}\n")
+            if f"[{table}]" in text
+            else (f"{text}[{table}]\n{lines}\n")
+        )
+    path.write_text(text)
+    return settings

@@ -226,7 +226,7 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
 def test_jobs_by_purpose_cover_the_lineage() -> None:
     jobs = {job.name for job in build_definitions().jobs or []}
     by_purpose = {"ingest", "curate", "clean", "train", "train_groups", "evaluate", "full_pipeline"}
-    assert jobs == {*by_purpose, "explain_images"}
+    assert jobs == {*by_purpose, "explain_images", "plan_changes"}
     covered = [*CURATED, "embedder", *(name for names in LAUNCHED.values() for name in names)]
     assert len(covered) == len(set(covered))
     groups = {"exports", "openimages", "filtering", *ROOT_GROUPS}
