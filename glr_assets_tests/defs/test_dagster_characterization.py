@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._check import CheckError
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
 from dagster._core.launcher import DefaultRunLauncher, RunLauncher
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.utils import make_new_backfill_id
 
 from glr_assets.defs.results import no_further_event
@@ -170,3 +173,70 @@ def test_a_backfill_is_added_by_its_subset_of_the_graph() -> None:
         (found,) = instance.get_backfills(limit=1)
         assert (found.status, found.tags, found.title) == (BulkActionStatus.REQUESTED, {"team": "landmarks"}, "a title")
         assert found.status not in BULK_ACTION_TERMINAL_STATUSES
+
+
+def observe(instance: dg.DagsterInstance, asset: str, version: str, partition: str | None = None) -> None:
+    tags = {"dagster/data_version": version}
+    instance.report_runless_asset_event(dg.AssetObservation(asset, partition=partition, tags=tags))
+
+
+@pytest.mark.parametrize(("count", "status"), [(99, "STALE"), (100, "FRESH")])
+def test_a_dependency_on_100_partitions_is_not_compared(instance: dg.DagsterInstance, count: int, status: str) -> None:
+    # What `stored_shards` is for.
+    keys = [f"{number:03d}" for number in range(count)]
+
+    @dg.observable_source_asset(partitions_def=dg.StaticPartitionsDefinition(keys))
+    def shards() -> dg.DataVersionsByPartition:
+        return dg.DataVersionsByPartition({})
+
+    @dg.asset(deps=[dg.AssetDep("shards", partition_mapping=dg.AllPartitionMapping())])
+    def reads_all() -> None: ...
+
+    graph = dg.Definitions([shards, reads_all]).resolve_asset_graph()
+    for key in keys:
+        observe(instance, "shards", "1", key)
+    assert dg.materialize([shards, reads_all], selection=[reads_all], instance=instance, run_config=QUIET).success
+
+    def found() -> str:
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        return resolver.get_status(dg.AssetKey("reads_all")).value
+
+    assert found() == "FRESH"
+    observe(instance, "shards", "2", keys[0])
+    assert found() == status
+
+
+def test_an_observation_of_the_same_version_is_no_update_to_conditions(instance: dg.DagsterInstance) -> None:
+    # Why a failed shard that was replaced under the same MD5 has another data version.
+    @dg.observable_source_asset
+    def file() -> dg.DataVersion:
+        return dg.DataVersion("1")
+
+    @dg.asset(deps=[file], automation_condition=dg.AutomationCondition.any_deps_updated())
+    def table() -> None: ...
+
+    definitions = dg.Definitions([file, table])
+    cursor = None
+    requested = []
+    for version in ("1", "1", "2", "2"):
+        observe(instance, "file", version)
+        found = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
+        cursor = found.cursor
+        requested.append(found.total_requested)
+    # The first tick takes what is there as its beginning.
+    assert requested == [0, 0, 1, 0]
+
+
+def test_the_latest_data_version_of_each_partition_is_told_by_one_query(instance: dg.DagsterInstance) -> None:
+    for version in ("1", "2"):
+        for key in KEYS[:2]:
+            observe(instance, "file", version + key, key)
+    found = instance.event_log_storage.get_latest_tags_by_partition(
+        dg.AssetKey("file"), dg.DagsterEventType.ASSET_OBSERVATION, ["dagster/data_version"], KEYS
+    )
+    assert found == {key: {"dagster/data_version": f"2{key}"} for key in KEYS[:2]}
+    # Other tags are not told, so stamps are read from the observations.
+    with pytest.raises(CheckError, match="Only a limited set of tag keys"):
+        instance.event_log_storage.get_latest_tags_by_partition(
+            dg.AssetKey("file"), dg.DagsterEventType.ASSET_OBSERVATION, ["glr/stamp"]
+        )

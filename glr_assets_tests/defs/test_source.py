@@ -10,11 +10,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.definitions.observe import observe
 from dagster._core.loader import LoadingContextForTest
 
 from glr_assets.defs.automation.roots import LOOKS, sync_roots
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDED
+from glr_assets.defs.source import NODES
 from glr_assets.source.layout import md5_path, shard_path
 from glr_assets_tests.automation.conftest import Desk
 from glr_assets_tests.automation.tiny_shards import Shards
@@ -328,3 +330,20 @@ def version_of(scene: Scene, asset: str, key: str) -> str:
     assert record is not None
     assert record.asset_observation is not None
     return (record.asset_observation.tags or {})["dagster/data_version"]
+
+
+def test_observing_a_root_by_hand_reports_what_a_tick_would(scene: Scene) -> None:
+    shards_of(scene).drop("003")
+    with (scene.bucket / "metadata/test.csv").open("a") as csv:
+        csv.write("fedcba9876543210\n")
+    scene.instance.add_dynamic_partitions("train_shards", ["003"])
+    roots = {root.key.to_user_string(): root for root in NODES}
+    for name in ("source_test", "source_train_shards", "stored_shards", "source_openimages_test_boxes"):
+        done = observe([roots[name]], instance=scene.instance, resources={"platform": scene.platform})
+        assert done.success, name
+    assert scene.tick() == set()
+    assert scene.unsynced() == {
+        "train_images/003": ["MISSING"],
+        "image_catalog": ["stored_shards/train_images"],
+        "test_metadata": ["source_test"],
+    }
