@@ -14,10 +14,10 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-from glr_assets import errors
 from glr_assets.defs import tags
 from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import build_definitions
+from glr_assets.defs.error_messages import error_message
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.process_locks import run_lock
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts
@@ -28,7 +28,6 @@ from glr_assets.settings import Settings
 from glr_assets.source.base import Split
 
 #: The in-process runs report through `Progress`; Dagster's own console log would tear the progress bar.
-_MENDABLE = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -290,13 +289,6 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
             data = event.step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
                 return data.user_failure_data.description
-            chain = [data.error] if data.error is not None else []
-            while chain and chain[-1].cause is not None:
-                chain.append(chain[-1].cause)
-            # Ours is meant for the user, whatever caused it; of another chain the innermost says most.
-            ours = [error for error in chain if error.cls_name in _MENDABLE]
-            if chain:
-                error = ours[0] if ours else chain[-1]
-                message = " ".join(error.message.split())
-                return message.split(f"{error.cls_name}: ", 1)[-1] if ours else message
+            if data.error is not None:
+                return error_message(data.error)
     return "the run failed without an event that says why; see its log in the Dagster UI"

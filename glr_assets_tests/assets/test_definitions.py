@@ -3,6 +3,7 @@ import importlib
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import dagster as dg
@@ -154,6 +155,17 @@ def test_every_group_of_the_graph_has_a_package_and_a_file_of_its_name(specs: di
     for group in {str(spec.group_name) for spec in specs.values()}:
         assert importlib.import_module(f"glr_assets.{group}").__path__, group
         assert importlib.import_module(f"glr_assets.defs.{group}").__file__, group
+
+
+def test_groups_are_layers(specs: dict[str, dg.AssetSpec]) -> None:
+    above: dict[str, set[str]] = {str(spec.group_name): set() for spec in specs.values()}
+    for spec in specs.values():
+        parents = {str(specs[dep.asset_key.to_user_string()].group_name) for dep in spec.deps}
+        above[str(spec.group_name)] |= parents - {str(spec.group_name)}
+    # A cycle among groups raises: their graph could then not be drawn in layers.
+    order = [*TopologicalSorter(above).static_order()]
+    assert set(order[:2]) == ROOT_GROUPS
+    assert order.index("curation") < order.index("training") < order.index("retrieval") < order.index("evaluation")
 
 
 def test_every_asset_says_what_it_is_who_owns_it_and_of_which_code(specs: dict[str, dg.AssetSpec]) -> None:

@@ -169,15 +169,10 @@ def _of_run(run: dg.DagsterRun, errors: Mapping[str, str], message: str) -> Fail
             "assets": assets,
             "partitions": partitions,
             "backfill": backfill,
-            "requested_by": _requested_by(given),
+            "requested_by": tags.asked_by(given),
             "errors": dict(errors),
         },
     )
-
-
-def _requested_by(given: Mapping[str, str]) -> str | None:
-    names = ("glr/asked_by", "dagster/sensor_name", "dagster/schedule_name", "user")
-    return next((given[name] for name in names if name in given), None)
 
 
 def step_errors(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
