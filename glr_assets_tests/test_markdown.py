@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from glr_assets.defs.automation.broken import Row, as_markdown
+from glr_assets.defs.automation.health_checks import Row, as_markdown
 from glr_assets.evaluation import confusion
 from glr_assets.markdown import Markup, code, escape, table
 from glr_assets.training.card import card

@@ -31,6 +31,7 @@ from glr_assets.defs import (
 )
 from glr_assets.defs.automation import CHECKS as STATE_CHECKS
 from glr_assets.defs.automation import JOBS, SCHEDULES, SENSORS
+from glr_assets.defs.automation.conditions import with_conditions
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.links import with_code_references
 from glr_assets.defs.plan_job import plan_job
@@ -103,7 +104,7 @@ _REFERENCED = with_code_references(
     ]
 )
 #: Every asset, with the place of its code.
-ASSETS = [asset for asset in _REFERENCED if isinstance(asset, dg.AssetsDefinition)]
+ASSETS = with_conditions([asset for asset in _REFERENCED if isinstance(asset, dg.AssetsDefinition)])
 #: What assets are made from and Dagster does not make: it observes these.
 ROOTS = [*source.NODES, *recipes.NODES]
 ASSET_CHECKS = [*(schema_check(asset, table) for asset, table in TABLES.items()), *CHECKS, *STATE_CHECKS]

@@ -14,10 +14,10 @@ import pytest
 
 from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST, TRAIN_TEST_LEAKS
-from glr_assets.defs.automation.refresh import code_versions, stored_assets
 from glr_assets.defs.build import TABLES, build_definitions
 from glr_assets.defs.checks import CHECKS, schema_check
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.shards import counted_parts
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import (
@@ -30,7 +30,8 @@ from glr_assets.metadata.schemas import (
 )
 from glr_assets.metadata.tables import UNKNOWN_LABELLED
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
-from glr_assets.receipts import Summary, need_receipt
+from glr_assets.receipts import Summary, find_receipt, need_receipt
+from glr_assets.source.layout import SPLITS
 from glr_assets.tables import Table, read_table
 from glr_assets.verification.schemas import CLEANED_MANIFEST, FALSE_IMAGES
 from glr_assets_tests.assets.conftest import Runner
@@ -87,12 +88,19 @@ def test_every_check_passes_on_a_whole_lineage(verified: Platform) -> None:
 
 
 def test_receipts_have_the_code_versions_of_their_assets(verified: Platform) -> None:
-    repository = build_definitions(verified).get_repository_def()
-    versions = code_versions(repository)
-    stored = stored_assets(repository, verified.open_source(), verified.open_store(), verified.load_recipe())
-    assert len(stored.receipts) > 40
-    for name, receipt in stored.receipts.items():
-        assert receipt.code_version == versions[name.partition("/")[0]], name
+    graph = build_definitions(verified).resolve_asset_graph()
+    store = verified.open_store()
+    parts = {str(of.name): keys for of, keys in counted_parts(verified.load_recipe())}
+    parts |= {f"{split}_shards": verified.open_source().shards(split) for split in SPLITS}
+    names = [
+        f"{key.to_user_string()}/{part}" if part else key.to_user_string()
+        for key in graph.materializable_asset_keys
+        for part in parts.get(getattr(graph.get(key).partitions_def, "name", ""), [""])
+    ]
+    receipts = {name: found for name in names if (found := find_receipt(store, name)) is not None}
+    assert len(receipts) > 40
+    for name, receipt in receipts.items():
+        assert receipt.code_version == graph.get(dg.AssetKey(name.partition("/")[0])).code_version, name
 
 
 def test_a_cleaned_set_that_breaks_its_rules_fails(verified: Platform) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.execution.backfill import PartitionBackfill
 
+from glr_assets.defs import tags
 from glr_assets.defs.automation import SCHEDULES, SENSORS
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shards import carry_out
+from glr_assets.defs.shards import carry_out, contiguous
+from glr_assets_tests.automation.simulated import Requested, requested_by
 from glr_assets_tests.automation.tiny_shards import Shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
 
@@ -60,65 +61,58 @@ class Desk:
         return list(found.run_requests or [])
 
     def carry_out(self, requests: Sequence[dg.RunRequest], job_assets: Sequence[str] = ()) -> list[bool]:
-        """The runs, one after the other; whether each ended well."""
-        return [self._run(request, job_assets) for request in requests]
+        """The runs, those of a backfill in the order of the lineage, one after the other; whether each ended well."""
+        return [ended for request in requests for ended in self._ended(request, job_assets)]
 
-    def _run(self, request: dg.RunRequest, job_assets: Sequence[str]) -> bool:
-        assets = request.asset_selection or [dg.AssetKey(name) for name in job_assets]
+    def _ended(self, request: dg.RunRequest, job_assets: Sequence[str]) -> Iterator[bool]:
+        if not request.requires_backfill_daemon():
+            assets = request.asset_selection or [dg.AssetKey(name) for name in job_assets]
+            yield self.run(assets, request.tags, request.partition_key)
+            return
+        subset, graph = request.asset_graph_subset, self.definitions.resolve_asset_graph()
+        assert subset is not None
+        for key in (key for level in graph.toposorted_asset_keys_by_level for key in sorted(level)):
+            part, partitions = subset.get_asset_subset(key), graph.get(key).partitions_def
+            if part is None or part.is_empty:
+                continue
+            if partitions is None:
+                yield self.run([key], request.tags)
+                continue
+            registered = partitions.get_partition_keys(dynamic_partitions_store=self.instance)
+            for first, last in contiguous(list(registered), set(part.subset_value.get_partition_keys())):
+                yield self.run([key], request.tags | {tags.RANGE_START: first, tags.RANGE_END: last})
+
+    def run(self, assets: Iterable[dg.AssetKey], run_tags: Mapping[str, str], partition: str | None = None) -> bool:
+        """One run in this process; whether it ended well."""
         return dg.materialize(
             [*ASSETS, *ROOTS, *ASSET_CHECKS],
             selection=dg.AssetSelection.assets(*assets),
             instance=self.instance,
+            partition_key=partition,
             resources={"platform": self.platform},
-            tags=request.tags,
+            tags=dict(run_tags),
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         ).success
 
-    def pretend_run(self, *assets: str, **tags: str) -> dg.DagsterRun:
-        """A run that never ends, as another process' is."""
-        run = dg.DagsterRun(
-            job_name="__ASSET_JOB",
-            status=dg.DagsterRunStatus.STARTED,
-            asset_selection=frozenset(dg.AssetKey(name) for name in assets),
-            tags={f"dagster/{name}": value for name, value in tags.items()},
-        )
-        return self.instance.add_run(run)
+    def switched_on(self) -> list[Requested]:
+        """Ticks of the roots' sensor and of the switch, whose requests are carried out, until one requests nothing."""
+        done: list[Requested] = []
+        for _ in range(20):
+            self.tick("observe_roots")
+            asked = self.tick("automation")
+            if not asked:
+                return done
+            done.append(requested_by(asked))
+            self.ended = self.carry_out(asked)
+        raise AssertionError(f"20 ticks in a row requested something: {done[-3:]}")
 
-    def pretend_backfill(self, asset: str, keys: Sequence[str]) -> PartitionBackfill:
-        """A backfill of the UI that no daemon has taken up yet."""
-        backfill = PartitionBackfill.from_asset_partitions(
-            asset_graph=self.definitions.resolve_asset_graph(),
-            backfill_id="abcdefgh",
-            tags={},
-            backfill_timestamp=1.8e9,
-            asset_selection=[dg.AssetKey(asset)],
-            partition_names=list(keys),
-            dynamic_partitions_store=self.instance,
-            all_partitions=False,
-            title=None,
-            description=None,
-            run_config=None,
-        )
-        self.instance.add_backfill(backfill)
-        return backfill
-
-    def to_images(self) -> None:
-        """Everything registered, and the tables made."""
+    def to_images(self) -> list[dg.RunRequest]:
+        """Everything registered and the tables made; gives back the requests of the shards."""
         self.tick("observe_roots")
-        assert self.carry_out(self.tick("ingest_new_shards")) == [True]
-
-
-def ranges(requests: Sequence[dg.RunRequest]) -> list[tuple[str, ...]]:
-    """What is asked for: assets, first and last partition of each run."""
-    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-    return [
-        (
-            "+".join(key.to_user_string() for key in request.asset_selection or ()),
-            *(request.tags[end] for end in ends if end in request.tags),
-        )
-        for request in requests
-    ]
+        assert self.carry_out(self.tick("automation")) == [True]
+        self.tick("observe_roots")
+        return self.tick("automation")
 
 
 @pytest.fixture(scope="session")

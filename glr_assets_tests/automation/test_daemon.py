@@ -26,8 +26,7 @@ def test_shards_reach_the_manifests_by_the_daemon_alone_also_when_it_is_killed(
     bucket.drop("007", damaged=True)
     home = Home(tmp_path / "home", bucket.folder, tmp_path / "store", tiny_recipe)
     store = Store(str(tmp_path / "store"))
-    for name in ("ingest_new_shards", "refresh_manifests"):
-        home.command("dagster", "sensor", "start", name)
+    home.command("dagster", "sensor", "start", "automation")
 
     def ingested() -> list[str]:
         return [name.removesuffix(".json") for name in store.names("receipts/train_images")]

@@ -162,7 +162,7 @@ def test_backup_and_restore_as_the_page_says(checkout: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_switches_are_turned_on_as_the_page_says(checkout: Path) -> None:
+def test_the_switch_is_turned_on_as_the_page_says(checkout: Path) -> None:
     (block,) = (block for block in blocks("operate.md", "sh") if block.startswith("make setup "))
     lines = block.splitlines()
     assert lines[0].startswith("make setup ")
@@ -170,12 +170,7 @@ def test_switches_are_turned_on_as_the_page_says(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     with dg.DagsterInstance.from_config(str(checkout / ".dagster")) as instance:
         states = {state.instigator_name for state in instance.all_instigator_state() if state.is_running}
-    assert states == {
-        "ingest_new_shards",
-        "refresh_manifests",
-        "refresh_index",
-        *(f"retry_{split}_shards" for split in ("train", "index", "test")),
-    }
+    assert states == {"automation"}
 
 
 @pytest.mark.slow

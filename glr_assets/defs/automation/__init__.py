@@ -1,13 +1,15 @@
 """What runs by itself: sensors, schedules and the jobs they and people start."""
 
+from glr_assets.defs.automation import jobs
 from glr_assets.defs.automation.alerts import failure_alerts
-from glr_assets.defs.automation.broken import CHECKS, look_for_what_is_broken
-from glr_assets.defs.automation.ingestion import RETRIES, ingest_new_shards
-from glr_assets.defs.automation.jobs import JOBS, WEEKLY
-from glr_assets.defs.automation.refresh import refresh_index, refresh_manifests
+from glr_assets.defs.automation.conditions import automation
+from glr_assets.defs.automation.health_checks import CHECKS, daily_health_checks
+from glr_assets.defs.automation.jobs import WEEKLY
+from glr_assets.defs.automation.retries import retry_failed_shards, retry_job
 from glr_assets.defs.automation.roots import observe_roots
 
-SENSORS = [observe_roots, ingest_new_shards, refresh_manifests, refresh_index, failure_alerts]
-SCHEDULES = [*RETRIES, look_for_what_is_broken, *WEEKLY]
+JOBS = [*jobs.JOBS, retry_job]
+SENSORS = [observe_roots, automation, failure_alerts]
+SCHEDULES = [retry_failed_shards, daily_health_checks, *WEEKLY]
 
 __all__ = ["CHECKS", "JOBS", "SCHEDULES", "SENSORS"]
