@@ -7,8 +7,11 @@ import itertools
 import dagster as dg
 import hypothesis.strategies as st
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from hypothesis import given
 
+from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import ROOTS, build_definitions
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
 from glr_assets.defs.platform import Platform
@@ -58,6 +61,9 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     # The landmarks are too few to tell what chance gives; nothing else is to be warned of.
     assert [warning for warning in told if not warning.startswith("check seldom_wrong: a half of the landmarks")] == []
     _errors_are_told(platform.open_store())
+    # A look afterwards finds nothing to report, and Dagster calls nothing stale.
+    assert sync_roots(settings, instance).observations == 0
+    assert stale(instance) == {}
     inputs: dict[str, set[str]] = {}
     store = platform.open_store()
     for receipt in (need_receipt(store, name) for name in receipt_names(store)):
@@ -89,6 +95,25 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     assert report.files > len(dependencies)
     outputs = {path for name in receipt_names(store) for path in need_receipt(store, name).outputs}
     assert {path.partition("/")[0] for path in outputs} <= FOLDERS
+
+
+def stale(instance: dg.DagsterInstance) -> dict[str, list[str]]:
+    """What of the lineage Dagster does not call fresh, with the causes."""
+    graph = build_definitions().resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    found = {}
+    for node in graph.asset_nodes:
+        if not node.is_materializable:
+            continue
+        partitions = node.partitions_def
+        keys = [None] if partitions is None else partitions.get_partition_keys(dynamic_partitions_store=instance)
+        for key in keys:
+            if resolver.get_status(node.key, key) != StaleStatus.FRESH:
+                name = "/".join(filter(None, (node.key.to_user_string(), key)))
+                found[name] = [
+                    f"{cause.reason} {cause.dependency}" for cause in resolver.get_stale_causes(node.key, key)
+                ]
+    return found
 
 
 def _roots_as_receipts_have_them(platform: Platform) -> dict[str, set[str]]:
