@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDED
 from glr_assets.defs.source import NODES
 from glr_assets.source.layout import md5_path, shard_path
+from glr_assets.store import Store
 from glr_assets_tests.automation.conftest import Desk
 from glr_assets_tests.automation.tiny_shards import Shards
 from glr_assets_tests.lineage import write_pooling_embedder, write_recipe
@@ -324,7 +327,7 @@ def test_the_sharded_assets_are_those_of_the_graph_and_fan_ins_depend_on_all_the
             assert set(mapping.partition_keys) == whole, node.key
 
 
-def version_of(scene: Scene, asset: str, key: str) -> str:
+def version_of(scene: Scene, asset: str, key: str | None) -> str:
     """The last reported data version."""
     record = scene.instance.get_latest_data_version_record(dg.AssetKey(asset), is_source=True, partition_key=key)
     assert record is not None
@@ -347,3 +350,34 @@ def test_observing_a_root_by_hand_reports_what_a_tick_would(scene: Scene) -> Non
         "image_catalog": ["stored_shards/train_images"],
         "test_metadata": ["source_test"],
     }
+
+
+def test_the_same_is_seen_in_s3(
+    template: Path, tmp_path: Path, recipe: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"endpoint_url": s3_endpoint}
+    for kind in ("SOURCE", "STORE"):
+        monkeypatch.setenv(f"GLR_{kind}_OPTIONS", json.dumps(options))
+    root = f"roots-{uuid.uuid4().hex}"
+    bucket = Store(f"s3://{root}/source", options)
+    bucket.fs.mkdir(root)
+    for file in sorted(path for path in (template / "bucket").rglob("*") if path.is_file()):
+        bucket.write(file.relative_to(template / "bucket").as_posix(), file.read_bytes())
+    (tmp_path / "instance").mkdir()
+    scene = Scene(tmp_path, recipe)
+    platform = Platform(source=bucket.url, store=f"s3://{root}/store", recipe=str(recipe))
+    scene.desk.platform = platform
+    with scene.instance:
+        assert ("source_train_shards", "002") in scene.tick()
+        etag = version_of(scene, "source_test", None)
+        assert (scene.tick(), scene.desk.skipped.split(" in ")[0]) == (set(), "nothing has changed")
+        bucket.write("metadata/test.csv", b"id\nfedcba9876543210\n")
+        bucket.remove(shard_path("train", "001"))
+        assert scene.tick() == {
+            ("source_test", None),
+            ("source_train_shards", "001"),
+            ("stored_shards", "train_images"),
+        }
+        assert version_of(scene, "source_test", None) != etag
+        assert version_of(scene, "source_test", None) == platform.open_source().table_digest("test")
+        assert version_of(scene, "source_train_shards", "001") == "removed"
