@@ -26,6 +26,9 @@ from glr_assets.source.layout import SPLITS, md5_path, shard_path
 from glr_assets.store import Store
 from glr_assets_tests.automation.tiny_shards import Shards
 
+#: Seconds after which a folder's time alone tells of changes.
+SETTLES = 4
+
 
 def simulate(folder: Path, count: int) -> None:
     """A bucket of so many train shards, and a store that has receipts of all."""
@@ -102,7 +105,7 @@ def ticks(folder: Path, count: int) -> dict[str, Any]:
         while tick(f"tick {first}"):
             first += 1
         # Folders whose time is recent are listed; it is past by now, or one look later.
-        time.sleep(4)
+        time.sleep(SETTLES)
         tick("settling")
         tick("nothing changed")
         put(folder / "bucket", "00001", b"y")
