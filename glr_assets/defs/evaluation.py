@@ -7,7 +7,6 @@ from glr_assets.defs.platform import Platform, RunConfig, launchpad
 from glr_assets.defs.results import result_of
 from glr_assets.evaluation import comparison, report
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
-from glr_assets.manifests import MANIFESTS
 from glr_assets.recipes import Embedder, Evaluation, Execution, Retrieval
 from glr_assets.training.versions import open_untrained
 
@@ -27,7 +26,7 @@ EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, executi
         "retrieval_solution",
         "landmark_labels",
         "index_metadata",
-        *MANIFESTS,
+        "gallery_manifest",
         "image_catalog",
         "faiss_index",
         "non_landmark_embeddings",

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
+from glr_assets.curation.chosen import FILTER_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of, watched
@@ -23,9 +25,25 @@ FilterConfig = launchpad(filter=Filter)
 @table_asset(
     None,
     group="filtering",
+    code_version=CHOSEN_VERSION,
+    kinds={"json"},
+    deps=TO_FILTER,
+    recipe={"filter": {"manifest"}},
+    example='json.load(open(f"{GLR_STORE}/manifests/filter_manifest.json"))',
+)
+def filter_manifest(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Name and digest of the curated set that is filtered, which `[filter] manifest` chooses of several."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = make_chosen_manifest(store, FILTER_MANIFEST, recipe.filter.manifest)
+    return result_of(made, store)
+
+
+@table_asset(
+    None,
+    group="filtering",
     code_version=classifier.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
-    deps=["openimages_classifier_dataset", "image_catalog", *TO_FILTER],
+    deps=["openimages_classifier_dataset", "image_catalog", "filter_manifest", "cleaned_manifest"],
     recipe={"filter": classifier.DECIDED_BY, "openimages": {"categories", "size"}, "seed": ()},
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
@@ -73,7 +91,7 @@ def scored_shards(
     group="filtering",
     code_version=non_landmark_filter.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=["non_landmark_scores", "non_landmark_classifier", *TO_FILTER],
+    deps=["non_landmark_scores", "non_landmark_classifier", "filter_manifest", "cleaned_manifest"],
     recipe={"filter": non_landmark_filter.DECIDED_BY},
 )
 def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -82,4 +100,4 @@ def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult: 
     return result_of(non_landmark_filter.make_non_landmark_filter(store, recipe.filter), store)
 
 
-ASSETS = [non_landmark_classifier, scored_shards, filtered]
+ASSETS = [filter_manifest, non_landmark_classifier, scored_shards, filtered]

@@ -71,7 +71,7 @@ class Provenance:
     def _latest(self, parent: dg.AssetKey, partition: str) -> tuple[str, int | None]:
         # A materialization, else an observation: in a job of few assets every other one looks like a source.
         record = self._instance.get_latest_data_version_record(parent, partition_key=partition)
-        return (NEVER_OBSERVED, None) if record is None else (_version_in(record), record.storage_id)
+        return (NEVER_OBSERVED, None) if record is None else (version_in(record), record.storage_id)
 
     def _before_step(self, parent: dg.AssetKey, keys: Collection[str]) -> tuple[str, int | None]:
         info = self._step.maybe_fetch_and_get_input_asset_version_info(parent)
@@ -80,14 +80,16 @@ class Provenance:
         version = info.data_version.value if info.data_version is not None else NEVER_OBSERVED
         if info.event_type == dg.DagsterEventType.ASSET_OBSERVATION and 0 < len(keys) < MANY_PARTITIONS:
             # Dagster digests the versions of materializations alone, and a source has none.
-            version = _digest(self._latest(parent, key)[0] for key in keys)
+            version = digest_of_versions(self._latest(parent, key)[0] for key in keys)
         return version, info.storage_id
 
 
-def _version_in(record: dg.EventLogRecord) -> str:
+def version_in(record: dg.EventLogRecord) -> str:
+    """The data version that a materialization or an observation tells of."""
     event = record.asset_materialization or record.asset_observation
     return ((event.tags if event is not None else None) or {}).get(DATA_VERSION_TAG, NEVER_OBSERVED)
 
 
-def _digest(versions: Iterable[str]) -> str:
+def digest_of_versions(versions: Iterable[str]) -> str:
+    """The data version by which Dagster notes a dependency on several partitions; the versions sorted by key."""
     return hashlib.sha256("".join(versions).encode()).hexdigest()

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
+from glr_assets.curation.chosen import GALLERY_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
@@ -78,11 +80,27 @@ def non_landmark_embeddings(
 
 
 @table_asset(
+    None,
+    group="retrieval",
+    code_version=CHOSEN_VERSION,
+    kinds={"json"},
+    deps=MANIFESTS,
+    recipe={"retrieval": {"manifest"}},
+    example='json.load(open(f"{GLR_STORE}/manifests/gallery_manifest.json"))',
+)
+def gallery_manifest(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Name and digest of the curated set that is searched, which `[retrieval] manifest` chooses of several."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = make_chosen_manifest(store, GALLERY_MANIFEST, recipe.retrieval.manifest)
+    return result_of(made, store)
+
+
+@table_asset(
     FAISS_INDEX,
     group="retrieval",
     code_version=index.CODE_VERSION,
     kinds={"faiss"},
-    deps=["train_embeddings", *MANIFESTS, "non_landmark_embeddings", "embedder"],
+    deps=["train_embeddings", "gallery_manifest", "non_landmark_embeddings", "embedder"],
     recipe={"retrieval": index.DECIDED_BY, "seed": ()},
 )
 def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -97,7 +115,7 @@ def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeRe
     group="retrieval",
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
-    deps=["train_images", *MANIFESTS, "image_catalog"],
+    deps=["train_images", "gallery_manifest", "verification_manifest"],
     recipe={
         "retrieval": {"rerank", "manifest", "per_landmark"},
         "verification": CHOSEN_BY | EXTRACTED_BY,
@@ -157,7 +175,7 @@ def test_features(
         "search_features",
         "test_features",
         "image_catalog",
-        *MANIFESTS,
+        "training_manifest",
     ],
     recipe={
         "training": {"manifest"},
@@ -219,6 +237,7 @@ def retrieval_submission(
 ASSETS = [
     *(_embedding_shards(split) for split in SHARDS),
     non_landmark_embeddings,
+    gallery_manifest,
     faiss_index,
     search_features,
     test_features,

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
+from glr_assets.curation.chosen import TRAINING_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of, watched
@@ -19,6 +21,23 @@ EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execu
 GroupsConfig = launchpad(groups=Groups, training=Training)
 ClassifierConfig = launchpad(groups=Groups, execution=Execution)
 CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Execution)
+TrainingConfig = launchpad(training=Training)
+
+
+@table_asset(
+    None,
+    group="training",
+    code_version=CHOSEN_VERSION,
+    kinds={"json"},
+    deps=MANIFESTS,
+    recipe={"training": {"manifest"}},
+    example='json.load(open(f"{GLR_STORE}/manifests/training_manifest.json"))',
+)
+def training_manifest(config: TrainingConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    """Name and digest of the curated set that trains, which `[training] manifest` chooses of several."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = make_chosen_manifest(store, TRAINING_MANIFEST, recipe.training.manifest)
+    return result_of(made, store)
 
 
 @table_asset(
@@ -26,7 +45,7 @@ CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Exec
     group="training",
     code_version=versions.CODE_VERSION,
     kinds={"pytorch", "huggingface"},
-    deps=[*MANIFESTS, "image_catalog", "train_attribution"],
+    deps=["training_manifest", "image_catalog", "train_attribution"],
     recipe={"embedder": Embedder.model_fields, "training": Training.model_fields, "seed": ()},
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
@@ -49,7 +68,7 @@ def embedder(
     group="training",
     code_version=groups.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=[*MANIFESTS, "image_catalog"],
+    deps=["training_manifest", "image_catalog"],
     recipe={"groups": groups.GROUPED_BY, "training": {"manifest"}, "seed": ()},
 )
 def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -112,4 +131,4 @@ def calibrated_groups(
     return result_of(made, store)
 
 
-ASSETS = [embedder, grouped_images, classifiers_of_groups, calibrated_groups]
+ASSETS = [training_manifest, embedder, grouped_images, classifiers_of_groups, calibrated_groups]

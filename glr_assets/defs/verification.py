@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
+from glr_assets.curation.chosen import VERIFICATION_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
 from glr_assets.defs.platform import Platform, launchpad
 from glr_assets.defs.results import result_of
@@ -32,12 +34,31 @@ JUDGED_BY = EXTRACTED_BY | {"min_cosine", "residual", "geometry", "min_inliers",
 
 
 @table_asset(
+    None,
+    group="verification",
+    code_version=CHOSEN_VERSION,
+    kinds={"json"},
+    deps=TO_CLEAN,
+    recipe={"verification": {"manifest"}},
+    example='json.load(open(f"{GLR_STORE}/manifests/verification_manifest.json"))',
+)
+def verification_manifest(
+    config: VerificationConfig,  # type: ignore[valid-type]
+    platform: Platform,
+) -> dg.MaterializeResult:
+    """Name and digest of the set that is cleaned, which `[verification] manifest` chooses of several."""
+    store, recipe = platform.open_store(), platform.load_recipe(config)
+    made = make_chosen_manifest(store, VERIFICATION_MANIFEST, recipe.verification.manifest)
+    return result_of(made, store)
+
+
+@table_asset(
     LOCAL_FEATURES,
     name="local_features",
     group="verification",
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
-    deps=["train_images", *TO_CLEAN],
+    deps=["train_images", "verification_manifest"],
     recipe={"verification": CHOSEN_BY | EXTRACTED_BY, "seed": ()},
     partitions_def=SHARDS["train"],
     backfill_policy=SHARD_BACKFILL,
@@ -65,7 +86,7 @@ def local_features_shards(
     group="verification",
     code_version=calibration.CODE_VERSION,
     kinds={"numba", "opencv"},
-    deps=["local_features", "label_conflicts", *TO_CLEAN],
+    deps=["local_features", "label_conflicts", "verification_manifest"],
     recipe={
         "verification": CHOSEN_BY | JUDGED_BY | {"max_false_rate", "calibration_pairs", "calibrate"},
         "seed": (),
@@ -88,7 +109,7 @@ def verification_calibration(
     group="verification",
     code_version=verified_pairs.CODE_VERSION,
     kinds={"numba", "opencv"},
-    deps=[ALL_FEATURES, "verification_calibration", *TO_CLEAN],
+    deps=[ALL_FEATURES, "verification_calibration", "verification_manifest"],
     recipe={
         "verification": CHOSEN_BY | JUDGED_BY | {"exhaustive", "keep", "connections", "component", "buckets"},
         "seed": (),
@@ -117,7 +138,7 @@ def verified_pairs_buckets(
     group="verification",
     code_version=cleaned_manifest.CODE_VERSION,
     kinds={"pyarrow"},
-    deps=["verified_pairs", *TO_CLEAN],
+    deps=["verified_pairs", "verification_manifest", "image_catalog"],
     recipe={"verification": CHOSEN_BY | {"keep", "component", "buckets"}, "seed": ()},
 )
 def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
@@ -127,4 +148,4 @@ def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeRes
     return result_of(made, store)
 
 
-ASSETS = [local_features_shards, verification_calibration, verified_pairs_buckets, cleaned]
+ASSETS = [verification_manifest, local_features_shards, verification_calibration, verified_pairs_buckets, cleaned]

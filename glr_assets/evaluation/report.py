@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import GALLERY_MANIFEST, chosen_inputs
 from glr_assets.evaluation.comparison import VERSIONS, evaluated_folder, write_scores
 from glr_assets.evaluation.confusion import embeddings_of, write_errors
 from glr_assets.evaluation.controls import (
@@ -121,7 +122,7 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
 
     names = ["submission", "retrieval_submission", "recognition_solution", "retrieval_solution", "landmark_labels"]
     names += ["image_catalog", "index_metadata", "embedder", "faiss_index", "non_landmark_embeddings"]
-    names += ["recognition_model", recipe.retrieval.manifest]
+    names += ["recognition_model"]
     parameters: dict[str, Any] = {
         "evaluation": recipe.evaluation.model_dump(),
         "retrieval": recipe.retrieval.model_dump(),
@@ -130,7 +131,9 @@ def make_evaluation(store: Store, recipe: Recipe, untrained: Callable[[], Embed]
         parameters |= {"embedder": recipe.embedder.model_dump(), "seed": recipe.seed}
     embeddings = embeddings_of(store)
     need_model_of(store, recipe)
-    inputs = need_receipts(store, *names) | embeddings
+    inputs = (
+        need_receipts(store, *names) | chosen_inputs(store, GALLERY_MANIFEST, recipe.retrieval.manifest) | embeddings
+    )
     folder = evaluated_folder(store)
     return make(
         store,

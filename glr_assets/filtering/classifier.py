@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from glr_assets.curation.chosen import FILTER_MANIFEST, chosen_inputs
 from glr_assets.errors import ClassifierError, MissingInputError
 from glr_assets.filtering.examples import Examples, gather_examples, photograph_name
 from glr_assets.manifests import kept_images
@@ -86,9 +87,8 @@ def make_non_landmark_classifier(
         EmbedderError: the embedder, weights or device cannot be had.
     """
     section = recipe.filter
-    inputs = need_receipts(
-        store, "openimages_classifier_dataset", section.manifest, "cleaned_manifest", "image_catalog"
-    )
+    inputs = need_receipts(store, "openimages_classifier_dataset", "cleaned_manifest", "image_catalog")
+    inputs |= chosen_inputs(store, FILTER_MANIFEST, section.manifest)
     inputs |= outside_files("filter", section.torchscript, section.weights)
     parameters: dict[str, Any] = {
         "filter": section.model_dump(mode="json", include=set(DECIDED_BY)),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import FILTER_MANIFEST, chosen_inputs
 from glr_assets.curation.galleries import Shown, shown_gallery
 from glr_assets.curation.schemas import decision_counts
 from glr_assets.filtering.classifier import SCORE_DECIMALS
@@ -180,7 +181,8 @@ def make_non_landmark_filter(store: Store, recipe: Filter) -> Made:
     """
     images = kept_images(store, recipe.manifest)
     shards = pc.unique(images["shard"]).to_pylist()
-    inputs = need_receipts(store, recipe.manifest, "cleaned_manifest", "non_landmark_classifier")
+    inputs = chosen_inputs(store, FILTER_MANIFEST, recipe.manifest)
+    inputs |= need_receipts(store, "cleaned_manifest", "non_landmark_classifier")
     inputs |= scored_shards(store, shards)
 
     def build(writer: Writer) -> Summary:

@@ -19,6 +19,7 @@ ASSETS: Final = frozenset(
         *("train_images", "index_images", "test_images", "image_catalog"),
         *("label_conflicts", "train_test_leaks", "deduped_manifest", "train_extra", "fill_shortfall"),
         *("train_manifest", "image_ledger"),
+        *("verification_manifest", "filter_manifest", "training_manifest", "gallery_manifest"),
         *("local_features", "verification_calibration", "verified_pairs", "cleaned_manifest"),
         *("openimages_annotations", "openimages_images", "openimages_classifier_dataset"),
         *("non_landmark_classifier", "non_landmark_scores", "non_landmark_filter"),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import GALLERY_MANIFEST, chosen_inputs
 from glr_assets.errors import MissingInputError
 from glr_assets.manifests import kept_images
 from glr_assets.receipts import Made, Summary, Writer, make, need_receipts
@@ -181,7 +182,9 @@ def make_faiss_index(source: Source, store: Store, recipe: Retrieval, seed: int)
     made = make(
         store,
         "faiss_index",
-        inputs=shards | need_receipts(store, recipe.manifest, "non_landmark_embeddings", "embedder"),
+        inputs=shards
+        | chosen_inputs(store, GALLERY_MANIFEST, recipe.manifest)
+        | need_receipts(store, "non_landmark_embeddings", "embedder"),
         parameters=recipe.model_dump(mode="json", include=set(DECIDED_BY)) | {"seed": seed},
         code_version=CODE_VERSION,
         build=build,

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from glr_assets.concurrency import Lane, single_threaded
+from glr_assets.curation.chosen import GALLERY_MANIFEST, chosen_inputs
 from glr_assets.curation.fates import fates
 from glr_assets.errors import DamagedFileError, MissingInputError, StoreError, about
 from glr_assets.images.dataset import decoded as decoded_image
@@ -54,6 +55,7 @@ def wanted_of_search(store: Store, recipe: Recipe) -> Wanted:
     """The train images that are searched and that cleaning does not compare; none where nothing is re-ranked."""
     if not recipe.retrieval.rerank:
         return Wanted({})
+    chosen_inputs(store, GALLERY_MANIFEST, recipe.retrieval.manifest)
     kept = kept_images(store, recipe.retrieval.manifest)
     searched = searched_images(kept, recipe.retrieval.per_landmark, recipe.seed)
     compared = Wanted.of(store, recipe.verification, recipe.seed)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import TRAINING_MANIFEST, chosen_inputs
 from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
@@ -215,8 +216,8 @@ def make_recognition_model(source: Source, store: Store, recipe: Recipe, held_ou
         MissingInputError: index, gallery, embeddings or features have not been made.
     """
     shards = embedded_shards(source, store, "train")
-    names = [recipe.training.manifest, "embedder", "faiss_index", "non_landmark_embeddings", "image_catalog"]
-    inputs = shards | need_receipts(store, *names)
+    names = ["embedder", "faiss_index", "non_landmark_embeddings", "image_catalog"]
+    inputs = shards | chosen_inputs(store, TRAINING_MANIFEST, recipe.training.manifest) | need_receipts(store, *names)
     need_same_gallery(store)
     parameters: dict[str, Any] = recipe.retrieval.model_dump(mode="json", include=set(DECIDED_BY))
     parameters |= {"held_out": sorted(held_out_ids), "seed": recipe.seed}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import TRAINING_MANIFEST, chosen_inputs
 from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.manifests import kept_images
 from glr_assets.plots import groups_of_images
@@ -198,7 +199,8 @@ def make_training_groups(store: Store, recipe: Recipe) -> Made:
     return make(
         store,
         "training_groups",
-        inputs=need_receipts(store, recipe.training.manifest, "image_catalog"),
+        inputs=chosen_inputs(store, TRAINING_MANIFEST, recipe.training.manifest)
+        | need_receipts(store, "image_catalog"),
         parameters={
             "manifest": recipe.training.manifest,
             "groups": recipe.groups.model_dump(mode="json", include=set(GROUPED_BY)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import TRAINING_MANIFEST, chosen_inputs
 from glr_assets.curation.duplicate_groups import duplicate_groups
 from glr_assets.errors import MissingInputError
 from glr_assets.images.reader import ImageReader
@@ -74,7 +75,8 @@ def make_embedder(
     Raises:
         EmbedderError: it cannot be trained, brought in or exported; the text says why.
     """
-    learned_from = need_receipts(store, recipe.training.manifest, "image_catalog")
+    learned_from = chosen_inputs(store, TRAINING_MANIFEST, recipe.training.manifest)
+    learned_from |= need_receipts(store, "image_catalog")
     learned_from |= outside_files("embedder", recipe.embedder.torchscript, recipe.embedder.weights)
     parameters: dict[str, Any] = {
         "embedder": recipe.embedder.model_dump(mode="json"),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from glr_assets.curation.chosen import VERIFICATION_MANIFEST, chosen_inputs
 from glr_assets.curation.fates import fates
 from glr_assets.curation.kept import kept_rows
 from glr_assets.curation.schemas import DEDUPED_MANIFEST, TRAIN_MANIFEST
@@ -26,7 +27,12 @@ BEYOND_CAP: Final = "beyond the cap"
 
 
 def set_to_clean(store: Store, recipe: Verification) -> pa.Table:
-    """`id, landmark_id, shard` of the images of `[verification] manifest`, sorted by id."""
+    """`id, landmark_id, shard` of the images of `[verification] manifest`, sorted by id.
+
+    Raises:
+        MissingInputError: the set has not been made, or `verification_manifest` is of another one.
+    """
+    chosen_inputs(store, VERIFICATION_MANIFEST, recipe.manifest)
     if recipe.manifest != "stored":
         return kept_rows(store, TRAIN_MANIFEST if recipe.manifest == "train_manifest" else DEDUPED_MANIFEST)
     found = fates(store, "train", ("landmark_id",))

@@ -11,6 +11,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from hypothesis import given
 
+from glr_assets.curation.chosen import CHOSEN_BY
 from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import ROOTS, build_definitions
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
@@ -28,18 +29,17 @@ from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
 from glr_assets.training.versions import embedder_folder
+from glr_assets_tests.assets.recipe_reads import IDLE, Reader, idle, undeclared
 
-#: The recipe chooses between the curated sets, so all are dependencies and one is an input.
-CHOSEN_BY_RECIPE = set(MANIFESTS)
+#: A chosen manifest depends on all sets that the recipe may name, and one of them is its input. What is made of the
+#: chosen one names that set in its receipt, and depends on the chosen manifest.
+CHOSEN_BY_RECIPE = {*MANIFESTS, "image_catalog"}
 #: Of these a receipt names the digest of the rows that count, under the name of a part: what changed elsewhere in a
 #: table makes nothing anew. Every stored image is cleaned where the recipe says so, and then the catalog is read.
 READ_IN_PART = {
-    "local_features": {"image_catalog"},
-    "search_features": {"image_catalog"},
     "test_features": {"image_catalog"},
-    "verification_calibration": {"image_catalog"},
-    "verified_pairs": {"image_catalog", "local_features"},
-    "non_landmark_embeddings": {"train_embeddings"},
+    "verified_pairs": {"local_features"},
+    "non_landmark_embeddings": {"train_embeddings", "non_landmark_filter"},
 }
 PARTS = ("wanted:", "features")
 #: The quick recipe reads the boxes of the validation images alone.
@@ -64,6 +64,7 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     # A look afterwards finds nothing to report, and Dagster calls nothing stale.
     assert sync_roots(settings, instance).observations == 0
     assert stale(instance) == {}
+    _recipe_is_declared(settings)
     inputs: dict[str, set[str]] = {}
     store = platform.open_store()
     for receipt in (need_receipt(store, name) for name in receipt_names(store)):
@@ -85,8 +86,11 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     dependencies = {asset: names - roots for asset, names in declared.items()}
     assert inputs.keys() == dependencies.keys() == seconds.keys()
     for asset, read in inputs.items():
-        assert read <= dependencies[asset], asset
-        assert dependencies[asset] - read <= CHOSEN_BY_RECIPE | READ_IN_PART.get(asset, set()), asset
+        chosen = dependencies[asset] & CHOSEN_BY.keys()
+        through = {name for manifest in chosen for name in inputs[manifest]}
+        assert read <= dependencies[asset] | through, asset
+        unread = CHOSEN_BY_RECIPE if asset in CHOSEN_BY else chosen
+        assert dependencies[asset] - read <= unread | READ_IN_PART.get(asset, set()), asset
     # What `glr verify` knows as assets, and as files that need no receipt, is what the lineage makes.
     assert dependencies.keys() == KNOWN_ASSETS
     report = verify(store)
@@ -147,6 +151,14 @@ def _roots_as_receipts_have_them(platform: Platform) -> dict[str, set[str]]:
                 assert version_of == digest, name
                 read.setdefault(asset, set()).add(root_name)
     return read
+
+
+def _recipe_is_declared(settings: Settings) -> None:
+    """Assets depend on the keys of the recipe that change what a run of them would find, and on no others."""
+    reader = Reader(settings)
+    assert undeclared(reader) == []
+    for asset, keys in idle(reader).items():
+        assert keys <= IDLE.get(asset, set()), asset
 
 
 def _errors_are_told(store: Store) -> None:

@@ -56,13 +56,20 @@ FULL_PIPELINE = "full_pipeline"
 #: By launcher the assets of its backfill; all where there are none.
 LAUNCHED: Mapping[str, tuple[str, ...]] = {
     "ingest": (*TABLES_FIRST, "train_images", "index_images", "test_images"),
-    "clean": ("local_features", "verification_calibration", "verified_pairs", "cleaned_manifest"),
-    "train_groups": ("training_groups", "group_classifiers", "group_calibration"),
+    "clean": (
+        "verification_manifest",
+        "local_features",
+        "verification_calibration",
+        "verified_pairs",
+        "cleaned_manifest",
+    ),
+    "train_groups": ("training_manifest", "training_groups", "group_classifiers", "group_calibration"),
     "evaluate": (
         "train_embeddings",
         "index_embeddings",
         "test_embeddings",
         "non_landmark_embeddings",
+        "gallery_manifest",
         "faiss_index",
         "search_features",
         "test_features",
@@ -93,8 +100,8 @@ CURATE = dg.define_asset_job(
 )
 TRAIN = dg.define_asset_job(
     "train",
-    dg.AssetSelection.assets("embedder"),
-    description="The embedder, on the manifest as it is. Training on an unchanged manifest finds its version.",
+    dg.AssetSelection.assets("training_manifest", "embedder"),
+    description="The embedder, on the set that the recipe names. Training on an unchanged manifest finds its version.",
 )
 
 
