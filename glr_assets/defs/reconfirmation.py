@@ -41,10 +41,12 @@ def reconfirm_chosen_manifests(
     found = []
     for name, table in CHOSEN_BY.items():
         key = dg.AssetKey(name)
-        receipt = find_receipt(store, name)
-        if receipt is None or stale.get_status(key) != StaleStatus.STALE:
+        if stale.get_status(key) != StaleStatus.STALE:
             continue
-        if _is_current(store, receipt, values_of(recipe, table)["manifest"], graph.get(key).code_version):
+        receipt = find_receipt(store, name)
+        if receipt is not None and _is_current(
+            store, receipt, values_of(recipe, table)["manifest"], graph.get(key).code_version
+        ):
             reconfirm(instance, graph, key)
             found.append(name)
     return found

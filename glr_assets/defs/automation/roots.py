@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.recipes import changed_observations
+from glr_assets.defs.reconfirmation import reconfirm_chosen_manifests
 from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, new_shards, partitions_requests
 from glr_assets.defs.source import (
     STAMP,
@@ -247,8 +248,14 @@ class Cursor(BaseModel):
 )
 def observe_roots(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """One look; a tick that can look at nothing fails and changes nothing."""
+    settings = platform.settings()
     try:
-        return _tick(platform.settings(), context.instance, Cursor.parse(context.cursor))
+        result = _tick(settings, context.instance, Cursor.parse(context.cursor))
+        if context.repository_def is not None:
+            # Sets that the recipe does not name are dependencies of chosen manifests, and change nothing of them.
+            graph, store = context.repository_def.asset_graph, settings.open_store()
+            reconfirm_chosen_manifests(context.instance, graph, store, settings.load_recipe())
+        return result
     except GlrError as error:
         raise dg.Failure(describe(error)) from safe_cause(error)
 
