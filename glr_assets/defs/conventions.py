@@ -12,6 +12,7 @@ import dagster as dg
 
 from glr_assets import dry_run
 from glr_assets.defs.column_lineage import column_lineage
+from glr_assets.defs.launchpad import launchpad
 from glr_assets.defs.links import docs_metadata, recipe_metadata
 from glr_assets.defs.recipes import recipe_values, shown_keys
 from glr_assets.defs.results import columns_of
@@ -95,6 +96,7 @@ def table_asset(
             tags={WORK_TAG: work},
             check_specs=specs(name, more.get("partitions_def")),
             metadata=told if lineage is None else {**told, "dagster/column_lineage": lineage},
+            config_schema=launchpad(name, recipe),
             deps=[*deps, *(recipe_values(of, *keys) for of, keys in recipe.items())],
             description=f"{text}\n\nExample: `{sample}`",
             **more,

@@ -3,14 +3,12 @@
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, RunConfig, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.evaluation import comparison, report
 from glr_assets.evaluation.schemas import MODEL_COMPARISON
-from glr_assets.recipes import Embedder, Evaluation, Execution, Retrieval
+from glr_assets.recipes import Embedder, Evaluation, Retrieval
 from glr_assets.training.versions import open_untrained
-
-EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, execution=Execution)
 
 
 @table_asset(
@@ -42,9 +40,9 @@ EvaluationConfig = launchpad(evaluation=Evaluation, retrieval=Retrieval, executi
     },
     example='json.load(open(f"{GLR_STORE}/reports/evaluation.json"))',
 )
-def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def evaluation(platform: Platform) -> dg.MaterializeResult:
     """GAP, top-1 and mAP@100 of the submissions beside an untrained embedder, pixels and dhash."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     return result_of(report.make_evaluation(store, recipe, lambda: open_untrained(store, recipe)), store)
 
 
@@ -55,7 +53,7 @@ def evaluation(config: EvaluationConfig, platform: Platform) -> dg.MaterializeRe
     kinds={"pyarrow"},
     deps=["embedder", "evaluation"],
 )
-def model_comparison(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def model_comparison(platform: Platform) -> dg.MaterializeResult:
     """One row per finished version of the embedder: in what it differs from the others, and how good it is."""
     store = platform.open_store()
     return result_of(comparison.make_model_comparison(store), store)

@@ -8,18 +8,14 @@ import dagster as dg
 from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
 from glr_assets.curation.chosen import FILTER_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of, watched
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.filtering import classifier, non_landmark_filter, scores
 from glr_assets.openimages.schemas import NON_LANDMARK_FILTER, NON_LANDMARK_SCORES
-from glr_assets.recipes import Execution, Filter
 
 #: What the recipe may filter.
 TO_FILTER = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
-ClassifierConfig = launchpad(filter=Filter, execution=Execution)
-ScoresConfig = launchpad(execution=Execution)
-FilterConfig = launchpad(filter=Filter)
 
 
 @table_asset(
@@ -31,9 +27,9 @@ FilterConfig = launchpad(filter=Filter)
     recipe={"filter": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/filter_manifest.json"))',
 )
-def filter_manifest(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def filter_manifest(platform: Platform) -> dg.MaterializeResult:
     """Name and digest of the curated set that is filtered, which `[filter] manifest` chooses of several."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = make_chosen_manifest(store, FILTER_MANIFEST, recipe.filter.manifest)
     return result_of(made, store)
 
@@ -51,11 +47,10 @@ def filter_manifest(config: FilterConfig, platform: Platform) -> dg.MaterializeR
 )
 def non_landmark_classifier(
     context: dg.AssetExecutionContext,
-    config: ClassifierConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One network, photograph to the shares of Open Images' categories and of `a landmark`; its held-out answers."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     warn_without_gpu(context, recipe.execution)
     made = classifier.make_non_landmark_classifier(store, recipe, context.log.info, watched(context))
     return result_of(made, store)
@@ -75,11 +70,10 @@ def non_landmark_classifier(
 )
 def scored_shards(
     context: dg.AssetExecutionContext,
-    config: ScoresConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per train shard: of each stored image, how likely it shows no landmark, and what instead."""
-    store, execution = platform.open_store(), platform.load_recipe(config).execution
+    store, execution = platform.open_store(), platform.load_recipe().execution
     warn_without_gpu(context, execution)
     opened = functools.cache(lambda: classifier.open_filter(store))
     yield from each_shard(context, lambda shard: scores.make_non_landmark_scores(store, shard, opened, execution))
@@ -94,9 +88,9 @@ def scored_shards(
     deps=["non_landmark_scores", "non_landmark_classifier", "filter_manifest", "cleaned_manifest"],
     recipe={"filter": non_landmark_filter.DECIDED_BY},
 )
-def filtered(config: FilterConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def filtered(platform: Platform) -> dg.MaterializeResult:
     """One row per image of the set that is filtered: kept, or dropped as it shows no landmark and is not verified."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     return result_of(non_landmark_filter.make_non_landmark_filter(store, recipe.filter), store)
 
 

@@ -5,17 +5,15 @@ from collections.abc import Iterator
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, RunConfig, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.defs.source import shards_node
 from glr_assets.images import catalog, ingest, versions
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
 from glr_assets.images.selection import selection_for
-from glr_assets.recipes import Execution, Images
+from glr_assets.recipes import Images
 from glr_assets.source.base import Split
-
-ImagesConfig = launchpad(images=Images, execution=Execution)
 
 
 def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsDefinition:
@@ -36,10 +34,9 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
     )
     def image_shards(
         context: dg.AssetExecutionContext,
-        config: ImagesConfig,  # type: ignore[valid-type]
         platform: Platform,
     ) -> Iterator[dg.MaterializeResult]:
-        source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
+        source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe()
         selection = selection_for(store, split, recipe.images)
         yield from each_shard(
             context,
@@ -69,7 +66,7 @@ def _image_shards(split: Split, deps: list[str], description: str) -> dg.AssetsD
     ],
     recipe={"images": {"keep"}},
 )
-def image_catalog(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def image_catalog(platform: Platform) -> dg.MaterializeResult:
     """One row per member of every ingested shard.
 
     Its metadata counts the source's shards still missing and, once a split has all, the wanted images that none holds.

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, RunConfig
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.ledger import image_ledger as ledger
 from glr_assets.ledger.schemas import IMAGE_LEDGER
@@ -16,7 +16,7 @@ from glr_assets.ledger.schemas import IMAGE_LEDGER
     kinds={"pyarrow"},
     deps=[*ledger.INPUTS, *ledger.OPTIONAL],
 )
-def image_ledger(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def image_ledger(platform: Platform) -> dg.MaterializeResult:
     """One row per image id that any table or shard names, with every decision on it (`glr why ID`)."""
     store = platform.open_store()
     made = ledger.make_image_ledger(store)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, RunConfig
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.defs.source import source_tables
 from glr_assets.metadata import schemas, tables
@@ -32,7 +32,7 @@ def _metadata_asset(
         deps=[*source_tables(*reads), *deps],
         description=description,
     )
-    def metadata_table(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+    def metadata_table(platform: Platform) -> dg.MaterializeResult:
         store = platform.open_store()
         return result_of(make(platform.open_source(), store), store)
 

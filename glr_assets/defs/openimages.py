@@ -5,16 +5,12 @@ from collections.abc import Iterator
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import OPENIMAGES_PARTS, SHARD_BACKFILL, each_shard
 from glr_assets.defs.source import OPENIMAGES_FILES, asked_images, openimages_tables
 from glr_assets.openimages import annotations, dataset, images
 from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLASSIFIER_DATASET, OPENIMAGES_IMAGES
-from glr_assets.recipes import Execution, OpenImages
-
-AnnotationsConfig = launchpad(openimages=OpenImages)
-OpenImagesConfig = launchpad(openimages=OpenImages, execution=Execution)
 
 
 @table_asset(
@@ -27,11 +23,10 @@ OpenImagesConfig = launchpad(openimages=OpenImages, execution=Execution)
 )
 def openimages_annotations(
     context: dg.AssetExecutionContext,
-    config: AnnotationsConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One row per box of the recipe's categories, usable or refused with a reason, with its image's rights."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     root = platform.open_openimages()
     made = annotations.make_openimages_annotations(root, store, recipe.openimages, recipe.seed)
     # They are inputs of what this run makes next.
@@ -53,11 +48,10 @@ def openimages_annotations(
 )
 def openimages_images_parts(
     context: dg.AssetExecutionContext,
-    config: OpenImagesConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per part of the images with usable boxes: obtained byte for byte, or missing with a reason."""
-    root, store, recipe = platform.open_openimages(), platform.open_store(), platform.load_recipe(config)
+    root, store, recipe = platform.open_openimages(), platform.open_store(), platform.load_recipe()
     yield from each_shard(
         context,
         lambda part: images.make_openimages_images(root, store, part, recipe.openimages, recipe.execution),
@@ -73,9 +67,9 @@ def openimages_images_parts(
     deps=["openimages_annotations", "openimages_images"],
     recipe={"openimages": dataset.DECIDED_BY, "seed": ()},
 )
-def openimages_classifier_dataset(config: OpenImagesConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def openimages_classifier_dataset(platform: Platform) -> dg.MaterializeResult:
     """One row per box: where its labelled crop lies as a tensor and in a webdataset TAR, or why there is none."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = dataset.make_openimages_classifier_dataset(store, recipe.openimages, recipe.execution, recipe.seed)
     return result_of(made, store)
 

@@ -3,15 +3,12 @@
 import dagster as dg
 
 from glr_assets.defs.conventions import table_asset
-from glr_assets.defs.platform import Platform, RunConfig, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.planning import class_counts as counts
 from glr_assets.planning import fill_plan as plan
 from glr_assets.planning import fill_potential as potential
 from glr_assets.planning.schemas import CLASS_COUNTS, FILL_PLAN, FILL_POTENTIAL
-from glr_assets.recipes import Fill
-
-FillConfig = launchpad(fill=Fill)
 
 
 @table_asset(
@@ -21,7 +18,7 @@ FillConfig = launchpad(fill=Fill)
     kinds={"pyarrow"},
     deps=["train_metadata", "competition_train"],
 )
-def class_counts(config: RunConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def class_counts(platform: Platform) -> dg.MaterializeResult:
     """One row per landmark: its images in the full train set, in the competition's, and left over."""
     store = platform.open_store()
     return result_of(counts.make_class_counts(store), store)
@@ -35,12 +32,12 @@ def class_counts(config: RunConfig, platform: Platform) -> dg.MaterializeResult:
     deps=["class_counts"],
     recipe={"fill": {"threshold"}},
 )
-def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def fill_potential(platform: Platform) -> dg.MaterializeResult:
     """One row per threshold 0 to 100: images that filling every class takes, images there are for it, and classes
     that stay below it all the same; with both curves and the class sizes before and after filling.
     """
     store = platform.open_store()
-    made = potential.make_fill_potential(store, platform.load_recipe(config).fill.threshold)
+    made = potential.make_fill_potential(store, platform.load_recipe().fill.threshold)
     return result_of(made, store)
 
 
@@ -52,9 +49,9 @@ def fill_potential(config: FillConfig, platform: Platform) -> dg.MaterializeResu
     deps=["train_metadata", "competition_train", "class_counts"],
     recipe={"fill": plan.DECIDED_BY, "seed": ()},
 )
-def fill_plan(config: FillConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def fill_plan(platform: Platform) -> dg.MaterializeResult:
     """One row per train image planned as an extra of a small class, or held in reserve for a corrupt one."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     return result_of(plan.make_fill_plan(store, recipe.fill, recipe.seed), store)
 
 

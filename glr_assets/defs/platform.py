@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, create_model
+from pydantic import Field
 
 from glr_assets.defs import tags
+from glr_assets.defs.launchpad import given_in_run, overridden
 from glr_assets.defs.process_locks import run_lock
 from glr_assets.defs.recipes import report_recipe
 from glr_assets.errors import GlrError
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.receipts import force
-from glr_assets.recipes import Execution, Recipe, Section
+from glr_assets.recipes import Recipe
 from glr_assets.settings import Settings
 from glr_assets.source import Source
 from glr_assets.store import Store
@@ -80,14 +81,9 @@ class Platform(dg.ConfigurableResource):
         """The root of Open Images; the sample's is generated when it is first asked for."""
         return self.settings().open_openimages()
 
-    def load_recipe(self, overrides: dg.Config | None = None) -> Recipe:
-        """The recipe, with the values given in the launchpad in their place."""
-        recipe = self.settings().load_recipe()
-        if overrides is None:
-            return recipe
-        given = overrides.model_dump(exclude_none=True)
-        seed = given.pop("seed", None)
-        return recipe.overridden(given, seed)
+    def load_recipe(self) -> Recipe:
+        """The recipe, within an asset's step with the values given in the launchpad in place of its own."""
+        return overridden(self.settings().load_recipe(), given_in_run())
 
 
 def platform_of(settings: Settings) -> Platform:
@@ -105,39 +101,3 @@ def forced_in(run_config: Mapping[str, Any]) -> list[str]:
         if isinstance(config, Mapping) and ((config.get("execution") or {}).get("force")) is True:
             found.append(name)
     return found
-
-
-def launchpad(**sections: type[Section]) -> type[dg.Config]:
-    """The config of an asset: the seed, how to run, and each section of the recipe it uses, every value optional.
-
-    A value that is set overrides the recipe's for that run; it is checked as the recipe's is.
-    """
-    sections.setdefault("execution", Execution)
-    fields: dict[str, Any] = {
-        "seed": (int | None, Field(None, description="Seeds every random choice; unset: the recipe's"))
-    }
-    for name, section in sections.items():
-        keys: dict[str, Any] = {
-            key: (_config_type(field.annotation) | None, Field(None, description=field.description))
-            for key, field in section.model_fields.items()
-        }
-        kind = create_model(f"{section.__name__}Overrides", __base__=dg.Config, **keys)
-        fields[name] = (kind | None, Field(None, description=f"Values in place of the recipe's [{name}]"))
-    return create_model("".join(name.title() for name in sections) + "Config", __base__=dg.Config, **fields)
-
-
-def _config_type(annotation: Any) -> Any:
-    """The type by which Dagster's config takes a value of a recipe; the recipe itself checks it further."""
-    if annotation in {int, float, bool, str}:
-        return annotation
-    arguments = [part for part in getattr(annotation, "__args__", ()) if part not in {type(None), ...}]
-    origin = getattr(annotation, "__origin__", None)
-    if origin is tuple:
-        return list[_config_type(arguments[0])]  # type: ignore[misc]
-    if origin is Literal:
-        return type(arguments[0])
-    return _config_type(arguments[0])
-
-
-#: The config of an asset whose recipe has no section: nothing but how to run.
-RunConfig = launchpad()

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from glr_assets.defs.launchpad import override_metadata, override_tags
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.markdown import escape
 from glr_assets.receipts import Made
@@ -48,6 +49,7 @@ def metadata_of(made: Made, store: Store | None = None) -> dict[str, Any]:
     rows = receipt.summary.get("rows", receipt.summary.get("seen", receipt.summary.get("requested")))
     if isinstance(rows, int):
         metadata[ROW_COUNT] = rows
+    metadata |= override_metadata()
     metadata["files"] = dg.MetadataValue.json({path: written.size for path, written in receipt.outputs.items()})
     metadata["done_before"] = made.reused
     # Of this run alone: seconds, bytes read and spared.
@@ -107,6 +109,7 @@ def result_of(made: Made, store: Store | None = None, more: Mapping[str, Any] | 
     return dg.MaterializeResult(
         metadata=metadata_of(made, store) | dict(more or {}),
         data_version=dg.DataVersion(made.receipt.digest),
+        tags=override_tags(),
     )
 
 

@@ -7,12 +7,11 @@ import dagster as dg
 from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
 from glr_assets.curation.chosen import GALLERY_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import SHARD_BACKFILL, SHARDS, each_shard
 from glr_assets.defs.verification import CHOSEN_BY, EXTRACTED_BY
 from glr_assets.manifests import MANIFESTS
-from glr_assets.recipes import Execution, Retrieval, Verification
 from glr_assets.retrieval import embeddings, index, local
 from glr_assets.retrieval import recognition_model as models
 from glr_assets.retrieval import submission as answers
@@ -28,10 +27,6 @@ from glr_assets.retrieval.schemas import (
 from glr_assets.source.base import Split
 from glr_assets.training.versions import held_out_ids, open_embedder
 from glr_assets.verification import local_features
-
-ExecutionConfig = launchpad(execution=Execution)
-RetrievalConfig = launchpad(retrieval=Retrieval)
-AnswersConfig = launchpad(retrieval=Retrieval, verification=Verification, execution=Execution)
 
 
 def _embedding_shards(split: Split) -> dg.AssetsDefinition:
@@ -50,10 +45,9 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
     )
     def embedding_shards(
         context: dg.AssetExecutionContext,
-        config: ExecutionConfig,  # type: ignore[valid-type]
         platform: Platform,
     ) -> Iterator[dg.MaterializeResult]:
-        store, execution = platform.open_store(), platform.load_recipe(config).execution
+        store, execution = platform.open_store(), platform.load_recipe().execution
         warn_without_gpu(context, execution)
         opened = embeddings.opened_once(lambda: open_embedder(store, execution))
         yield from each_shard(context, lambda shard: embeddings.make_embeddings(store, split, shard, opened))
@@ -70,12 +64,11 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
     recipe={"retrieval": {"non_landmark_usage", "filtered_gallery"}},
 )
 def non_landmark_embeddings(
-    config: RetrievalConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One row per image known, or filtered, to show no landmark: what the penalties compare with."""
     source, store = platform.open_source(), platform.open_store()
-    recipe = platform.load_recipe(config).retrieval
+    recipe = platform.load_recipe().retrieval
     return result_of(embeddings.make_non_landmark_embeddings(source, store, recipe), store)
 
 
@@ -88,9 +81,9 @@ def non_landmark_embeddings(
     recipe={"retrieval": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/gallery_manifest.json"))',
 )
-def gallery_manifest(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def gallery_manifest(platform: Platform) -> dg.MaterializeResult:
     """Name and digest of the curated set that is searched, which `[retrieval] manifest` chooses of several."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = make_chosen_manifest(store, GALLERY_MANIFEST, recipe.retrieval.manifest)
     return result_of(made, store)
 
@@ -103,9 +96,9 @@ def gallery_manifest(config: RetrievalConfig, platform: Platform) -> dg.Material
     deps=["train_embeddings", "gallery_manifest", "non_landmark_embeddings", "embedder"],
     recipe={"retrieval": index.DECIDED_BY, "seed": ()},
 )
-def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def faiss_index(platform: Platform) -> dg.MaterializeResult:
     """One row per train image that is searched, with its penalty, beside the faiss file."""
-    source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
+    source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe()
     return result_of(index.make_faiss_index(source, store, recipe.retrieval, recipe.seed), store)
 
 
@@ -128,11 +121,10 @@ def faiss_index(config: RetrievalConfig, platform: Platform) -> dg.MaterializeRe
 )
 def search_features(
     context: dg.AssetExecutionContext,
-    config: AnswersConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per train shard: local features of searched images that `local_features` does not hold."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     wanted = local.wanted_of_search(store, recipe)
     yield from each_shard(context, lambda shard: local.make_search_features(store, shard, wanted, recipe))
 
@@ -152,11 +144,10 @@ def search_features(
 )
 def test_features(
     context: dg.AssetExecutionContext,
-    config: AnswersConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per test shard: local features of its stored images, which re-ranking compares."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     wanted = local.wanted_of_tests(store, recipe)
     yield from each_shard(context, lambda shard: local.make_test_features(store, shard, wanted, recipe))
 
@@ -184,9 +175,9 @@ def test_features(
         "seed": (),
     },
 )
-def recognition_model(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def recognition_model(platform: Platform) -> dg.MaterializeResult:
     """How neighbours and local features make a probability, learnt from photographs whose landmark is known."""
-    source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe(config)
+    source, store, recipe = platform.open_source(), platform.open_store(), platform.load_recipe()
     made = models.make_recognition_model(source, store, recipe, held_out_ids(store))
     return result_of(made, store)
 
@@ -209,10 +200,10 @@ def recognition_model(config: AnswersConfig, platform: Platform) -> dg.Materiali
     ],
     recipe={"retrieval": models.DECIDED_BY, "verification": models.COMPARED_BY, "seed": ()},
 )
-def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def submission(platform: Platform) -> dg.MaterializeResult:
     """One row per test image: its landmark and a confidence that no other query changes (Kaggle's format)."""
     source, store = platform.open_source(), platform.open_store()
-    return result_of(answers.make_submission(source, store, platform.load_recipe(config)), store)
+    return result_of(answers.make_submission(source, store, platform.load_recipe()), store)
 
 
 @table_asset(
@@ -225,12 +216,11 @@ def submission(config: AnswersConfig, platform: Platform) -> dg.MaterializeResul
     example="glr score retrieval --submission data/submissions/retrieval_submission.csv --solution solution.csv",
 )
 def retrieval_submission(
-    config: RetrievalConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One row per test image: the index images nearest to it, the best first (Kaggle's format)."""
     source, store = platform.open_source(), platform.open_store()
-    recipe = platform.load_recipe(config).retrieval
+    recipe = platform.load_recipe().retrieval
     return result_of(answers.make_retrieval_submission(source, store, recipe), store)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from glr_assets import dry_run
+from glr_assets.defs.launchpad import override_tags
 from glr_assets.defs.provenance import Provenance
 from glr_assets.defs.results import materialization, no_further_event
 from glr_assets.defs.shard_checks import SHARD_CHECKS
@@ -152,11 +153,11 @@ def each_shard(
         asset = context.asset_key.to_user_string()
         dry.ask_each({f"{asset}/{key}": partial(make, key) for key in context.partition_keys})
         return
-    provenance = Provenance(context)
+    provenance, overridden = Provenance(context), override_tags()
     check = SHARD_CHECKS.get(context.asset_key.to_user_string())
     failures: dict[str, str] = {}
     for key in context.partition_keys:
-        inputs = provenance.tags(key)
+        inputs = provenance.tags(key) | overridden
         try:
             made = make(key)
             event = materialization(context.asset_key, made, key, inputs, store)

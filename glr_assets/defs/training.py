@@ -7,21 +7,15 @@ import dagster as dg
 from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
 from glr_assets.curation.chosen import TRAINING_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of, watched
 from glr_assets.defs.shards import GROUP_BACKFILL, GROUPS, each_shard
 from glr_assets.evaluation.answers import scores_of_answers
 from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import Made
-from glr_assets.recipes import Embedder, Execution, Groups, Retrieval, Training
+from glr_assets.recipes import Embedder, Training
 from glr_assets.training import group_calibration, group_classifiers, groups, versions
 from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
-
-EmbedderConfig = launchpad(embedder=Embedder, training=Training, execution=Execution)
-GroupsConfig = launchpad(groups=Groups, training=Training)
-ClassifierConfig = launchpad(groups=Groups, execution=Execution)
-CalibrationConfig = launchpad(groups=Groups, retrieval=Retrieval, execution=Execution)
-TrainingConfig = launchpad(training=Training)
 
 
 @table_asset(
@@ -33,9 +27,9 @@ TrainingConfig = launchpad(training=Training)
     recipe={"training": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/training_manifest.json"))',
 )
-def training_manifest(config: TrainingConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def training_manifest(platform: Platform) -> dg.MaterializeResult:
     """Name and digest of the curated set that trains, which `[training] manifest` chooses of several."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = make_chosen_manifest(store, TRAINING_MANIFEST, recipe.training.manifest)
     return result_of(made, store)
 
@@ -53,11 +47,10 @@ def training_manifest(config: TrainingConfig, platform: Platform) -> dg.Material
 )
 def embedder(
     context: dg.AssetExecutionContext,
-    config: EmbedderConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One network, photograph to unit vector: a version's weights, TorchScript, ONNX, record, card and loss curve."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     warn_without_gpu(context, recipe.execution)
     return result_of(versions.make_embedder(store, recipe, context.log.info, watched(context)), store)
 
@@ -71,10 +64,10 @@ def embedder(
     deps=["training_manifest", "image_catalog"],
     recipe={"groups": groups.GROUPED_BY, "training": {"manifest"}, "seed": ()},
 )
-def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def grouped_images(platform: Platform) -> dg.MaterializeResult:
     """One row per image that trains: the group of its landmark, by images a landmark, and what it is for there."""
     store = platform.open_store()
-    return result_of(groups.make_training_groups(store, platform.load_recipe(config)), store)
+    return result_of(groups.make_training_groups(store, platform.load_recipe()), store)
 
 
 @table_asset(
@@ -93,11 +86,10 @@ def grouped_images(config: GroupsConfig, platform: Platform) -> dg.MaterializeRe
 )
 def classifiers_of_groups(
     context: dg.AssetExecutionContext,
-    config: ClassifierConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per group: a version's TorchScript, ONNX, record, card and loss curve for its landmarks."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     warn_without_gpu(context, recipe.execution)
 
     def made(group: str) -> Made:
@@ -122,11 +114,10 @@ def classifiers_of_groups(
     op_tags=GPU_TAGS,
 )
 def calibrated_groups(
-    config: CalibrationConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """One row per held-out image shown to all groups: the calibrated answer, or none, beside the raw maximum."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = group_calibration.make_group_calibration(store, recipe, scores_of_answers)
     return result_of(made, store)
 

@@ -7,10 +7,9 @@ import dagster as dg
 from glr_assets.curation.chosen import CODE_VERSION as CHOSEN_VERSION
 from glr_assets.curation.chosen import VERIFICATION_MANIFEST, make_chosen_manifest
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, table_asset, warn_without_gpu
-from glr_assets.defs.platform import Platform, launchpad
+from glr_assets.defs.platform import Platform
 from glr_assets.defs.results import result_of
 from glr_assets.defs.shards import BUCKETS, SHARD_BACKFILL, SHARDS, each_shard
-from glr_assets.recipes import Execution, Verification
 from glr_assets.verification import calibration, cleaned_manifest, local_features, verified_pairs
 from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.schemas import (
@@ -20,7 +19,6 @@ from glr_assets.verification.schemas import (
     VERIFIED_PAIRS,
 )
 
-VerificationConfig = launchpad(verification=Verification, execution=Execution)
 #: What the recipe may clean.
 TO_CLEAN = ["train_manifest", "deduped_manifest", "image_catalog"]
 #: A bucket of landmarks has images in every shard. Left to itself Dagster would look for a shard of the bucket's key.
@@ -43,11 +41,10 @@ JUDGED_BY = EXTRACTED_BY | {"min_cosine", "residual", "geometry", "min_inliers",
     example='json.load(open(f"{GLR_STORE}/manifests/verification_manifest.json"))',
 )
 def verification_manifest(
-    config: VerificationConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """Name and digest of the set that is cleaned, which `[verification] manifest` chooses of several."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = make_chosen_manifest(store, VERIFICATION_MANIFEST, recipe.verification.manifest)
     return result_of(made, store)
 
@@ -67,11 +64,10 @@ def verification_manifest(
 )
 def local_features_shards(
     context: dg.AssetExecutionContext,
-    config: VerificationConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per train shard: the local features of its images that are compared with others."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     if recipe.verification.extractor != "rootsift":  # the one that is no network
         warn_without_gpu(context, recipe.execution)
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
@@ -93,11 +89,10 @@ def local_features_shards(
     },
 )
 def verification_calibration(
-    config: VerificationConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> dg.MaterializeResult:
     """How many inliers pairs of different landmarks reach by chance, and how many are wanted therefore."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     made = calibration.make_verification_calibration(store, wanted, recipe.verification, recipe.execution, recipe.seed)
     return result_of(made, store)
@@ -119,11 +114,10 @@ def verification_calibration(
 )
 def verified_pairs_buckets(
     context: dg.AssetExecutionContext,
-    config: VerificationConfig,  # type: ignore[valid-type]
     platform: Platform,
 ) -> Iterator[dg.MaterializeResult]:
     """One partition per bucket of landmarks: the pairs of images tried, and the evidence of each."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     wanted = Wanted.of(store, recipe.verification, recipe.seed)
     yield from each_shard(
         context,
@@ -141,9 +135,9 @@ def verified_pairs_buckets(
     deps=["verified_pairs", "verification_manifest", "image_catalog"],
     recipe={"verification": CHOSEN_BY | {"keep", "component", "buckets"}, "seed": ()},
 )
-def cleaned(config: VerificationConfig, platform: Platform) -> dg.MaterializeResult:  # type: ignore[valid-type]
+def cleaned(platform: Platform) -> dg.MaterializeResult:
     """One row per image of the set that is cleaned: kept where another of its landmark verifies it, else why not."""
-    store, recipe = platform.open_store(), platform.load_recipe(config)
+    store, recipe = platform.open_store(), platform.load_recipe()
     made = cleaned_manifest.make_cleaned_manifest(store, recipe.verification, recipe.seed)
     return result_of(made, store)
 

@@ -15,17 +15,9 @@ from glr_assets.defs.build import ASSETS, ROOTS, TABLES, build_definitions
 from glr_assets.defs.column_lineage import COLUMNS, column_lineage
 from glr_assets.defs.conventions import GPU_POOL, GPU_TAGS, WORK_TAG
 from glr_assets.defs.shards import GROUP_BACKFILL, SHARD_BACKFILL
-from glr_assets.recipes import (
-    Embedder,
-    Evaluation,
-    Execution,
-    Filter,
-    Groups,
-    OpenImages,
-    Retrieval,
-    Section,
-    Training,
-)
+from glr_assets.recipes import Execution
+from glr_assets.recipes.describe import SEED, keys_of, sections
+from glr_assets_tests.assets.recipe_reads import declared_keys
 
 CONTRACT = {
     "recipes": {
@@ -315,35 +307,23 @@ def test_every_table_made_of_tables_tells_where_its_columns_come_from(specs: dic
     assert column_lineage("train_metadata") is None
 
 
-SECTIONS: dict[str, tuple[type[Section], ...]] = {
-    "openimages_annotations": (OpenImages,),
-    "openimages_images": (OpenImages, Execution),
-    "openimages_classifier_dataset": (OpenImages, Execution),
-    "non_landmark_classifier": (Filter, Execution),
-    "non_landmark_scores": (Execution,),
-    "non_landmark_filter": (Filter,),
-    "embedder": (Embedder, Training, Execution),
-    "training_groups": (Groups, Training),
-    "group_classifiers": (Groups, Execution),
-    "group_calibration": (Groups, Retrieval, Execution),
-    "evaluation": (Evaluation, Retrieval, Execution),
-}
-
-
-@pytest.mark.parametrize("name", SECTIONS)
-def test_every_value_of_the_recipe_is_in_the_launchpad_with_what_it_means(name: str) -> None:
-    (asset,) = (asset for asset in ASSETS if asset.key == dg.AssetKey(name))
-    schema = asset.op.config_schema.as_field()
-    assert schema is not None
-    fields = schema.config_type.fields
-    for section in SECTIONS[name]:
-        values = fields[section.__name__.lower()].config_type.inner_type.fields
-        assert values.keys() == section.model_fields.keys(), section
-        for key, field in section.model_fields.items():
-            assert field.description, key
-            assert values[key].description == field.description, key
-            assert not values[key].is_required, key
-    assert fields.keys() == {"seed", "execution", *(section.__name__.lower() for section in SECTIONS[name])}
+def test_a_launchpad_has_the_keys_that_decide_the_assets_bytes_with_what_they_mean_and_their_limits() -> None:
+    limits = {(key.table, key.name): key for table in (*sections(), SEED) for key in keys_of(table)}
+    for asset in ASSETS:
+        schema = asset.op.config_schema.as_field()
+        assert schema is not None
+        fields = dict(schema.config_type.fields)
+        run = fields.pop("execution").config_type.fields
+        assert run.keys() == Execution.model_fields.keys()
+        shown = {
+            (table, key): found
+            for table, field in fields.items()
+            for key, found in ({SEED: field} if table == SEED else field.config_type.fields).items()
+        }
+        assert shown.keys() == declared_keys(asset), asset.key
+        for key, field in shown.items():
+            assert field.description == f"{limits[key].description} ({limits[key].limits})"
+            assert not field.is_required
 
 
 def test_definitions_are_loadable_and_have_the_sensor() -> None:

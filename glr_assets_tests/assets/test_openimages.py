@@ -83,9 +83,10 @@ def test_the_page_shows_a_sheet_of_each_category(run: Runner, platform: Platform
 
 
 def test_values_of_the_launchpad_are_used_and_unknown_categories_stop(run: Runner, platform: Platform) -> None:
-    wanted: dict[str, object] = {"openimages": {"categories": ["Hot dog", "Hamburger"], "size": 16}}
-    assert run("openimages_annotations", config=wanted).success
-    assert run("openimages_images", shards=("00", "01"), config=wanted).success
+    categories = ["Hot dog", "Hamburger"]
+    assert run("openimages_annotations", config={"openimages": {"categories": categories}}).success
+    assert run("openimages_images", shards=("00", "01")).success
+    wanted: dict[str, object] = {"openimages": {"categories": categories, "size": 16}}
     assert run("openimages_classifier_dataset", config=wanted).success
     data = read_table(platform.open_store(), OPENIMAGES_CLASSIFIER_DATASET)
     assert set(data["category"].to_pylist()) == {"Hot dog", "Hamburger"}
