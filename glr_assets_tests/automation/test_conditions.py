@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
-from glr_assets.defs.automation.conditions import BRANCHES, BY_HAND, BY_HAND_GROUPS, automation
+from glr_assets.defs.automation.conditions import BRANCHES, automation, is_by_hand
 from glr_assets_tests.automation.simulated import Requested, Simulated
 
 TABLES = {
@@ -226,7 +226,7 @@ def test_other_code_is_requested_once(complete: Simulated, monkeypatch: pytest.M
 def test_what_is_made_by_hand_has_no_condition_and_holds_what_needs_it(lineage: Simulated) -> None:
     for key in lineage.graph.materializable_asset_keys:
         node = lineage.graph.get(key)
-        by_hand = node.group_name in BY_HAND_GROUPS or key in BY_HAND
+        by_hand = is_by_hand(key, node.group_name)
         assert (node.automation_condition is None) == by_hand, key
 
 

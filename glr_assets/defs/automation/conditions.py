@@ -24,6 +24,8 @@ from glr_assets.defs.shards import SHARDS
 STORED_SHARDS = dg.AssetKey("stored_shards")
 BY_HAND_GROUPS = frozenset({"training", "exports"})
 BY_HAND = frozenset({dg.AssetKey("non_landmark_classifier")})
+#: Of these groups, what costs nothing and other groups read.
+NOT_BY_HAND = frozenset({dg.AssetKey("training_manifest")})
 #: A run whose process or machine is lost is begun again so often, by Dagster's own run retries where they are enabled.
 CRASH_RETRIES = "2"
 #: When what failed is tried again, in UTC.
@@ -40,6 +42,7 @@ BRANCHES: Mapping[str, frozenset[str]] = {
             "openimages_classifier_dataset",
             "non_landmark_classifier",
             "non_landmark_scores",
+            "filter_manifest",
             "non_landmark_filter",
         }
     ),
@@ -183,6 +186,11 @@ class _Node:
     retried: bool
 
 
+def is_by_hand(key: dg.AssetKey, group: str | None) -> bool:
+    """Whether an asset is made by schedule or by hand alone."""
+    return key in BY_HAND or (group in BY_HAND_GROUPS and key not in NOT_BY_HAND)
+
+
 def with_conditions(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
     """The same assets, each that is not made by hand with its condition."""
     nodes = {
@@ -190,7 +198,7 @@ def with_conditions(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefi
             spec.key,
             frozenset(dep.asset_key for dep in spec.deps),
             found.partitions_def,
-            spec.group_name in BY_HAND_GROUPS or spec.key in BY_HAND,
+            is_by_hand(spec.key, spec.group_name),
             spec.key not in RETRIED_BY_SCHEDULE,
         )
         for found in assets
