@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
-from glr_assets.errors import SettingsError, StoreError
+from glr_assets.errors import GlrError, SettingsError, StoreError
 from glr_assets.locations import local_path, location, same_place
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.sample import embedded_openimages
@@ -212,9 +212,17 @@ class Settings(AlertSettings):
         return open_source(source, options)
 
     def packed_bucket(self) -> Store | None:
-        """The source as a store, to look up what `glr pack` left out; None of the sample and of a Kaggle folder."""
+        """The source as a store, to look up what `glr pack` left out.
+
+        None of the sample, of a Kaggle folder, and of a source that cannot be opened: no file was packed into these.
+        """
         source = self.source or (self.remembered.source if self.remembered else None)
-        return None if source is None or source.startswith("kaggle://") else Store(source, self.source_options)
+        if source is None or source.startswith("kaggle://"):
+            return None
+        try:
+            return Store(source, self.source_options)
+        except GlrError:
+            return None
 
     def open_openimages(self) -> OpenImagesRoot:
         """The root of Open Images; the rendered one, generated in the store on first use, where none is set.

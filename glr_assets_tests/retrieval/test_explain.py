@@ -289,3 +289,6 @@ def test_a_file_that_pack_left_out_is_explained_by_its_reason(tmp_path: Path, an
     done = CliRunner().invoke(app, arguments, env={"GLR_SOURCE": bucket.root})
     assert done.exit_code != 0
     assert "left out by `glr pack`: no image" in str(done.exception) + done.output
+    # A source that cannot be opened does not hide that no table names the image.
+    done = CliRunner().invoke(app, arguments, env={"GLR_SOURCE": "unknown://bucket"})
+    assert "no table" in str(done.exception) + done.output
