@@ -10,7 +10,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup demo dev test test-slow fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
-	bench-search bench-backfill bench-instance bench-roots bench-serving bench-serve-hostile bench-openimages bench-bounds audit constraints image clean
+	bench-search bench-backfill bench-automation bench-instance bench-roots bench-serving bench-serve-hostile bench-openimages bench-bounds audit constraints image clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -95,6 +95,8 @@ bench-instance: setup ## bytes, events and CPU seconds a shard in Dagster's inst
 
 bench-roots: setup ## ticks of observe_roots over 500 and 5,000 simulated shards, beside the listing of the shards alone
 	$(BIN)/python -m glr_assets_tests.benchmarks.roots
+bench-automation: setup ## ticks of the automation sensor at 500 and 5,000 shards; Dagster's own seconds a shard of a backfill of 500
+	$(BIN)/python -m glr_assets_tests.benchmarks.automation
 
 bench-serving: setup ## the recognition service under load: answers a second, p50 and p99 by clients
 	$(BIN)/python -m glr_assets_tests.benchmarks.serving

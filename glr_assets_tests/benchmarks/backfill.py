@@ -1,8 +1,8 @@
 """What Dagster costs over a backfill of many tiny shards by the daemon alone, and how its UI answers meanwhile.
 
 `python -m glr_assets_tests.benchmarks.backfill [--shards 500] [--partitions 5000]`: the daemon finds the shards, asks
-for them in ranges, and refreshes the manifests; a webserver is asked what the UI's pages ask. Then as many partitions
-as wanted are registered, and a tick and the same questions are timed over these.
+for one backfill, and makes the manifests; a webserver is asked what the UI's pages ask. Then as many partitions as
+wanted are registered, and the same questions are timed over these.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from typing import Any
 
 import dagster as dg
 
-from glr_assets.defs.automation import SENSORS
-from glr_assets.defs.build import build_definitions
+from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shards import sync_shards
 from glr_assets.images.shard_runs import find_run
 from glr_assets.receipts import find_receipt
 from glr_assets.store import Store
 from glr_assets_tests.automation.daemon import Home, ask, wait_until
 from glr_assets_tests.automation.tiny_shards import Shards
-from glr_assets_tests.images.handmade import make_tables
 from glr_assets_tests.lineage import write_recipe
 
 #: What the pages of the UI ask that grow with partitions and runs.
@@ -81,8 +78,7 @@ def backfill(folder: Path, count: int, port: int) -> dict[str, Any]:
     recipe = write_recipe(folder / "tiny.toml", images={"min_side": 32}, execution={"workers": 1})
     home = Home(folder / "home", bucket.folder, folder / "store", recipe)
     store = Store(str(folder / "store"))
-    for name in ("ingest_new_shards", "refresh_manifests"):
-        home.command("dagster", "sensor", "start", name)
+    home.command("dagster", "sensor", "start", "automation")
     times: dict[str, list[float]] = {}
     done = threading.Event()
     began = time.time()
@@ -123,32 +119,18 @@ def backfill(folder: Path, count: int, port: int) -> dict[str, Any]:
 
 
 def many_partitions(folder: Path, count: int, port: int) -> dict[str, Any]:
-    """A source of so many shards, half of them materialised: how long a tick and the pages take."""
+    """A source of so many shards, half of them materialised: how long the pages take."""
     bucket = Shards(folder / "bucket", count, count)
     recipe = write_recipe(folder / "tiny.toml", images={"min_side": 32})
     home = Home(folder / "home", bucket.folder, folder / "store", recipe)
     platform = Platform(source=str(bucket.folder), store=str(folder / "store"), openimages=None, recipe=str(recipe))
-    source = platform.open_source()
-    make_tables(source, platform.open_store(), platform.load_recipe())
-    definitions = build_definitions(platform)
-    (sensor,) = (found for found in SENSORS if found.name == "ingest_new_shards")
     told: dict[str, Any] = {"partitions": count}
     with home.instance() as instance:
         began = time.monotonic()
-        sync_shards(instance, source)
-        told["seconds to register"] = round(time.monotonic() - began, 2)
-        for key in source.shards("train")[: count // 2]:
+        sync_roots(platform.settings(), instance)
+        told["seconds to register and observe"] = round(time.monotonic() - began, 2)
+        for key in platform.open_source().shards("train")[: count // 2]:
             instance.report_runless_asset_event(dg.AssetMaterialization("train_images", partition=key))
-        cursor: str | None = None
-        for name in ("tables", "shards"):
-            with dg.build_sensor_context(
-                instance=instance, cursor=cursor, definitions=definitions, resources={"platform": platform}
-            ) as context:
-                began = time.monotonic()
-                found = sensor.evaluate_tick(context)
-                told[f"seconds of a tick that asks for {name}"] = round(time.monotonic() - began, 2)
-                told[f"runs asked for: {name}"] = len(found.run_requests or [])
-                cursor = found.cursor
     times: dict[str, list[float]] = {}
     with home.running("dagster-webserver", "-p", str(port)):
         _until_it_answers(port)
