@@ -95,6 +95,7 @@ bench-instance: setup ## bytes, events and CPU seconds a shard in Dagster's inst
 
 bench-roots: setup ## ticks of observe_roots over 500 and 5,000 simulated shards, beside the listing of the shards alone
 	$(BIN)/python -m glr_assets_tests.benchmarks.roots
+
 bench-automation: setup ## ticks of the automation sensor at 500 and 5,000 shards; Dagster's own seconds a shard of a backfill of 500
 	$(BIN)/python -m glr_assets_tests.benchmarks.automation
 

@@ -151,12 +151,8 @@ class UpstreamBusy(dg.AutomationCondition[dg.AssetKey]):
     """
 
     assets: tuple[dg.AssetKey, ...]
+    name = "upstream_busy"
     requires_cursor = False
-
-    @property
-    def name(self) -> str:
-        """As the UI shows it."""
-        return "upstream_busy"
 
     async def evaluate(  # type: ignore[override]
         self, context: dg.AutomationContext[dg.AssetKey]
