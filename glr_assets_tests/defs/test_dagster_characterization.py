@@ -5,6 +5,7 @@ A test that fails after an upgrade says that something here has changed: a worka
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -240,3 +241,31 @@ def test_the_latest_data_version_of_each_partition_is_told_by_one_query(instance
         instance.event_log_storage.get_latest_tags_by_partition(
             dg.AssetKey("file"), dg.DagsterEventType.ASSET_OBSERVATION, ["glr/stamp"]
         )
+
+
+@pytest.mark.parametrize(("retries", "told"), [("1", "true"), ("0", "false")])
+def test_a_failed_run_is_tagged_with_whether_dagster_begins_it_again(retries: str, told: str, tmp_path: Path) -> None:
+    @dg.asset
+    def failing() -> None:
+        raise dg.Failure("no space left")
+
+    settings = {"run_retries": {"enabled": True, "max_retries": 0}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=settings) as instance:
+        tags = {"dagster/max_retries": retries}
+        result = dg.materialize([failing], instance=instance, tags=tags, raise_on_error=False)
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        assert run.tags["dagster/will_retry"] == told
+
+
+def test_a_step_stopped_by_a_blocking_check_fails_with_an_error_of_that_name() -> None:
+    @dg.asset
+    def checked() -> None: ...
+
+    @dg.asset_check(asset=checked, blocking=True)
+    def broken() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False)
+
+    result = dg.materialize([checked, broken], raise_on_error=False)
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    assert [error.cls_name for error in errors if error is not None] == ["DagsterAssetCheckFailedError"]
