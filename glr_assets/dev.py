@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -16,6 +17,8 @@ from glr_assets.settings import Settings
 HOME = ".dagster"
 CONFIG = "dagster.yaml"
 WORKSPACE = "workspace.yaml"
+#: SHA-256 of configurations that an earlier version copied and nobody has changed since: they are brought up to date.
+SUPERSEDED = frozenset({"412efd4a846eecdfcdda55496693e964fca0097bee7059eb18eae5b12290206e"})
 #: The name of the code location wherever it is loaded: what was switched on in the UI stays so.
 LOCATION = "glr_assets"
 
@@ -41,14 +44,15 @@ def dagster_home(settings: Settings) -> Path | None:
 
 
 def prepared_home(home: Path) -> Path:
-    """The folder with Dagster's configuration in it; what is there stays.
+    """The folder with Dagster's configuration in it; what is there stays, unless it is an earlier version's own.
 
     Raises:
         SettingsError: it cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if not (home / CONFIG).exists():
+        there = home / CONFIG
+        if not there.exists() or hashlib.sha256(there.read_bytes()).hexdigest() in SUPERSEDED:
             part = home / f".{CONFIG}.part"
             with resources.as_file(resources.files("glr_assets") / "laptop.yaml") as config:
                 shutil.copyfile(config, part)

@@ -7,6 +7,7 @@ remembers of the run that wrote to it last, the default.
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,23 @@ from glr_assets.source import Source, open_source
 from glr_assets.source.bucket_writer import made_by
 from glr_assets.source.embedded import embedded_sample
 from glr_assets.store import Store
+from glr_assets.store_settings import PATH as REMEMBERED
 from glr_assets.store_settings import StoreSettings, read_store_settings, without_credentials
 
 PUBLIC_BUCKET = "s3://google-landmark"
+
+
+def _default_store() -> str:
+    """The store of the instance, so that it is one store whatever folder a process starts in.
+
+    It is the store that DAGSTER_HOME lies in, as `glr demo` and `glr dev` make it, else `data` beside DAGSTER_HOME,
+    else `data` in the working folder.
+    """
+    home = os.environ.get("DAGSTER_HOME", "").strip()
+    if not home:
+        return "./data"
+    beside = local_path(home).parent
+    return str(beside if (beside / REMEMBERED).is_file() else beside / "data")
 
 
 class AlertSettings(BaseSettings):
@@ -54,7 +69,11 @@ class Settings(AlertSettings):
 
     source: str | None = Field(None, description="root URL of the source bucket; unset: the embedded sample")
     source_options: dict[str, Any] = Field(default_factory=dict, repr=False, description="fsspec options of the source")
-    store: str = Field("./data", description="root URL of everything written")
+    store: str = Field(
+        default_factory=_default_store,
+        validate_default=True,
+        description="root URL of everything written; unset: that of DAGSTER_HOME, else data in the working folder",
+    )
     store_options: dict[str, Any] = Field(default_factory=dict, repr=False, description="fsspec options of the store")
     openimages: str | None = Field(None, description="root URL of Open Images; unset: the sample's")
     openimages_options: dict[str, Any] = Field(
@@ -73,7 +92,7 @@ class Settings(AlertSettings):
     @field_validator("store", mode="before")
     @classmethod
     def _blank_is_default(cls, value: object) -> object:
-        return "./data" if isinstance(value, str) and not value.strip() else value
+        return _default_store() if isinstance(value, str) and not value.strip() else value
 
     @field_validator("source", "store", "openimages")
     @classmethod

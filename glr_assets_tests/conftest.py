@@ -44,6 +44,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         "DAGSTER_URL",
     ):
         monkeypatch.delenv(f"GLR_{name}", raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,21 @@ def test_overrides_win_where_they_are_given(monkeypatch: pytest.MonkeyPatch, tmp
     assert found.recipe == "full"
 
 
+@pytest.mark.parametrize("folder", [".", "elsewhere"])
+def test_the_default_store_is_that_of_the_instance_whatever_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "project" / ".dagster"))
+    assert Settings.from_environment().store == str(tmp_path / "project" / "data")
+    # An instance in a store, as `glr demo --store` makes it.
+    (tmp_path / "my-store" / "runs").mkdir(parents=True)
+    (tmp_path / "my-store" / "runs" / "settings.json").write_text("{}")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "my-store" / ".dagster"))
+    assert Settings.from_environment().store == str(tmp_path / "my-store")
+
+
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_blank_is_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blank: str) -> None:
     monkeypatch.chdir(tmp_path)

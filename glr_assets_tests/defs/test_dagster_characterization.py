@@ -269,3 +269,22 @@ def test_a_step_stopped_by_a_blocking_check_fails_with_an_error_of_that_name() -
     result = dg.materialize([checked, broken], raise_on_error=False)
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     assert [error.cls_name for error in errors if error is not None] == ["DagsterAssetCheckFailedError"]
+
+
+def test_an_instance_tells_listeners_of_the_events_of_a_run_in_its_process() -> None:
+    # By it `glr demo` shows its progress.
+    @dg.asset
+    def one() -> None: ...
+
+    steps: list[str | None] = []
+
+    def listen(entry: dg.EventLogEntry) -> None:
+        if entry.dagster_event is not None and entry.dagster_event.is_step_start:
+            steps.append(entry.step_key)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = "11111111-1111-4111-8111-111111111111"
+        instance.add_event_listener(run_id, listen)
+        job = dg.Definitions([one]).resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, run_id=run_id).success
+    assert steps == ["one"]

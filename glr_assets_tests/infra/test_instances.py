@@ -79,6 +79,25 @@ def test_the_workspace_leads_to_the_code_server(monkeypatch: pytest.MonkeyPatch)
     assert (origin.host, origin.port, origin.location_name) == ("code", 4000, "glr_assets")
 
 
+def test_the_code_location_has_one_name_however_it_is_opened(tmp_path: Path) -> None:
+    import tomllib
+
+    from dagster._core.workspace.load import location_origins_from_yaml_paths
+
+    from glr_assets.dev import LOCATION, WORKSPACE, dev_command
+
+    root = INFRA.parent
+    # `dg dev` takes the folder's name where the project gives none.
+    dg_dev = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["dg"]["project"]["code_location_name"]
+    dev_command(tmp_path, "127.0.0.1", 3000)
+    opened = [
+        origin.location_name
+        for file in (root / "workspace.yaml", tmp_path / WORKSPACE)
+        for origin in location_origins_from_yaml_paths([str(file)])
+    ]
+    assert {dg_dev, *opened} == {LOCATION}
+
+
 def test_each_code_location_has_its_executor() -> None:
     pytest.importorskip("dagster_celery")
     pytest.importorskip("dagster_k8s")
@@ -131,3 +150,19 @@ def test_the_workers_of_compose_serve_every_queue_of_the_assets() -> None:
     assert set(alone.removeprefix("${GLR_CPU_QUEUES:-").removesuffix("}").split(",")) == queues
     assert {further[name]["environment"]["GLR_QUEUES"] for name in ("worker", "worker-gpu")} == queues
     assert "-Q gpu " in compose["worker-gpu"]["command"][2]
+
+
+def test_an_earlier_versions_configuration_is_brought_up_to_date_and_a_persons_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import hashlib
+
+    from glr_assets import dev
+
+    earlier = b"telemetry:\n  enabled: false\n"
+    monkeypatch.setattr(dev, "SUPERSEDED", frozenset({hashlib.sha256(earlier).hexdigest()}))
+    config = tmp_path / "dagster.yaml"
+    for written, kept in ((earlier, False), (earlier + b"# mine\n", True)):
+        config.write_bytes(written)
+        dev.prepared_home(tmp_path)
+        assert (config.read_bytes() == written) == kept

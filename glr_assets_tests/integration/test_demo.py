@@ -14,7 +14,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from glr_assets.defs.process_locks import UNFINISHED
 from glr_assets.evaluation.score import score_recognition, score_retrieval
 from glr_assets_tests.integration.conftest import Glr
 from glr_assets_tests.lineage import digests, write_pooling_embedder, write_recipe
@@ -76,6 +75,13 @@ def test_the_same_bytes_for_one_worker_or_two_and_a_second_run_does_nothing(
         files = (path for path in store.rglob("*") if path.is_file() and ".dagster" not in path.parts)
         return {path: path.stat().st_mtime_ns for path in files}
 
+    with dg.DagsterInstance.from_config(str(store / ".dagster")) as instance:
+        runs = instance.get_runs()
+    assert {run.job_name for run in runs} == {"__ASSET_JOB"}
+    # Assets that follow each other and have the same partitions share a run.
+    assert len(runs) < 25
+    assert {run.tags["glr/asked_by"] for run in runs} == {"glr demo"}
+    assert {run.tags["glr/first_run"] for run in runs} == {runs[-1].run_id}
     before = times()
     again = glr("demo", "--source", bucket, "--store", "store1", "--recipe", str(tmp_path / "w1.toml"))
     assert again.returncode == 0, again.stderr
@@ -92,7 +98,7 @@ def test_a_killed_demo_goes_on_and_ends_with_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "disturbed") == digests(tmp_path / "undisturbed")
     with dg.DagsterInstance.from_config(str(tmp_path / "disturbed" / ".dagster")) as instance:
-        assert instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)) == []
+        assert [run.run_id for run in instance.get_runs() if not run.is_finished] == []
 
 
 def test_a_demo_that_goes_on_fails_the_run_that_was_killed(glr: Glr, bucket: str, quick: str, tmp_path: Path) -> None:
