@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo dev test test-slow fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
+.PHONY: help setup demo dev test test-slow kill-test fetch-pictures lint format bench bench-ingest bench-curation bench-verification bench-training \
 	bench-search bench-backfill bench-automation bench-instance bench-roots bench-serving bench-serve-hostile bench-openimages bench-bounds audit constraints image clean
 
 help: ## show this
@@ -41,6 +41,9 @@ test: lint ## lint, then every test that is not slow
 
 test-slow: setup ## the slow tests: real training, kills at random moments, the photographs beside the checkout
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+kill-test: setup ## run's process, code server and daemon killed in turn, in a backfill of 40 shards and in a job
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s -m slow glr_assets_tests/automation/test_kills.py
 
 fetch-pictures: ## the test pictures of imaging projects, from Debian's source packages, for the slow tests of codecs
 	infra/fetch_pictures.sh .pictures

@@ -19,14 +19,15 @@ import dagster as dg
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-MODULE = ("-m", "glr_assets.definitions")
 
 
 class Home:
     """A DAGSTER_HOME with the laptop's configuration, and the settings of its processes."""
 
-    def __init__(self, folder: Path, source: Path, store: Path, recipe: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, source: Path, store: Path, recipe: Path, module: str = "glr_assets.definitions"
+    ) -> None:
+        self.folder, self.module = folder, ("-m", module)
         folder.mkdir(parents=True)
         shutil.copy(ROOT / "infra" / "laptop" / "dagster.yaml", folder / "dagster.yaml")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GLR_", "DAGSTER_"))}
@@ -35,7 +36,7 @@ class Home:
 
     def command(self, *arguments: str) -> None:
         """Run one of Dagster's commands to its end."""
-        command = [str(BIN / arguments[0]), *arguments[1:], *MODULE]
+        command = [str(BIN / arguments[0]), *arguments[1:], *self.module]
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True, capture_output=True, timeout=120)
 
     @contextmanager
@@ -43,7 +44,7 @@ class Home:
         """One of Dagster's servers for the block, its log beside the instance; all it started ends with it."""
         with (self.folder / f"{arguments[0]}.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(BIN / arguments[0]), *arguments[1:], *MODULE],
+                [str(BIN / arguments[0]), *arguments[1:], *self.module],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,
