@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
-from glr_assets.errors import DamagedFileError, GlrError, describe
+from glr_assets.errors import DamagedFileError, describe
 from glr_assets.filtering import scores
 from glr_assets.images import checks as images
 from glr_assets.images.schemas import IMAGE_INDEX, STORED_TAR
@@ -95,7 +95,7 @@ class ShardCheck:
             found = self.look(store, receipt, partition)
         except DamagedFileError as error:
             found = Found(broken=damage(store, error))
-        except GlrError as error:
+        except Exception as error:  # noqa: BLE001 - a check that cannot look stops no partition
             found = Found(broken=describe(error))
         problem = found.broken or found.doubtful
         return dg.AssetCheckEvaluation(

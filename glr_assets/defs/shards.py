@@ -155,6 +155,9 @@ def each_shard(
         return
     provenance, overridden = Provenance(context), override_tags()
     check = SHARD_CHECKS.get(context.asset_key.to_user_string())
+    checked = (
+        None if check is None else partial(check.evaluate, context.asset_key, context.resources.platform.open_store())
+    )
     failures: dict[str, str] = {}
     for key in context.partition_keys:
         inputs = provenance.tags(key) | overridden
@@ -167,10 +170,9 @@ def each_shard(
             context.log.error(f"{unit} {key}: {failures[key]}" + (f"\n{unforeseen}" if unforeseen else ""))
             continue
         context.log_event(event)
-        if check is not None:
+        if checked is not None:
             logged = context.instance.get_latest_data_version_record(context.asset_key, partition_key=key)
-            opened = context.resources.platform.open_store()
-            context.log_event(check.evaluate(context.asset_key, opened, made.receipt, key, logged))
+            context.log_event(checked(made.receipt, key, logged))
     for run_ends in RUN_ENDS:
         run_ends(context)
     if failures:

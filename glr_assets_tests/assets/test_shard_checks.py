@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import dagster as dg
 import numpy as np
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from glr_assets.defs import shards
 from glr_assets.defs.build import build_definitions
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.shard_checks import SHARD_CHECKS
+from glr_assets.defs.shard_checks import SHARD_CHECKS, Found
 from glr_assets.images.checks import unverified
 from glr_assets.images.schemas import IMAGE_INDEX
 from glr_assets.openimages.schemas import NON_LANDMARK_SCORES
@@ -70,16 +72,14 @@ def test_every_partitioned_asset_is_checked_by_partition() -> None:
 
 
 def test_a_range_run_logs_one_evaluation_of_each_partition_that_was_made(
-    run: Runner, platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    run: Runner, platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     run.curated()
-    shards = platform.open_source().shards("test")
-    assert run("test_images", shards=(shards[0], shards[-1])).success
-    assert Counter(evaluations(instance, "test_images")) == {(shard, True): 1 for shard in shards}
-    assert run("test_images", shard=shards[0]).success
-    assert Counter(evaluations(instance, "test_images")) == {
-        (shard, True): 1 + (shard == shards[0]) for shard in shards
-    }
+    keys = platform.open_source().shards("test")
+    assert run("test_images", shards=(keys[0], keys[-1])).success
+    assert Counter(evaluations(instance, "test_images")) == {(shard, True): 1 for shard in keys}
+    assert run("test_images", shard=keys[0]).success
+    assert Counter(evaluations(instance, "test_images")) == {(shard, True): 1 + (shard == keys[0]) for shard in keys}
     key = SHARD_CHECKS["test_images"].key(dg.AssetKey("test_images"))
     # Dagster takes a check of an earlier materialization for none.
     assert all(info.is_current for info in instance.event_log_storage.get_asset_check_partition_info([key]))
@@ -186,6 +186,20 @@ def test_a_damaged_table_fails_by_name_and_counts_as_not_made(run: Runner, platf
     result = check.evaluate(dg.AssetKey("train_images"), store, receipt, "000")
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "train_images/000 counts as not made from now on" in str(result.metadata["problem"].value)
+
+
+def test_a_check_that_cannot_look_fails_and_stops_no_partition(
+    run: Runner, platform: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.curated()
+
+    def look(*_: object) -> Found:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(shards, "SHARD_CHECKS", {"test_images": replace(SHARD_CHECKS["test_images"], look=look)})
+    keys = platform.open_source().shards("test")
+    assert run("test_images", shards=(keys[0], keys[-1])).success
+    assert Counter(evaluations(instance, "test_images")) == {(key, False): 1 for key in keys}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ A test that fails after an upgrade says that something here has changed: a worka
 """
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._check import CheckError
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
@@ -288,3 +290,51 @@ def test_an_instance_tells_listeners_of_the_events_of_a_run_in_its_process() -> 
         job = dg.Definitions([one]).resolve_implicit_global_asset_job_def()
         assert job.execute_in_process(instance=instance, run_id=run_id).success
     assert steps == ["one"]
+
+
+def test_checks_of_partitions_are_current_by_the_materialization_that_they_target(
+    instance: dg.DagsterInstance,
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        spec = dg.AssetCheckSpec("sound", asset="checked", partitions_def=LETTERS)
+
+    @dg.asset(partitions_def=LETTERS, check_specs=[spec])
+    def checked(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.Output[None]]:
+        for key in context.partition_keys:
+            context.log_event(dg.AssetMaterialization("checked", partition=key))
+            event = context.instance.get_latest_data_version_record(context.asset_key, partition_key=key)
+            assert event is not None
+            target = AssetCheckEvaluationTargetMaterializationData(
+                storage_id=event.storage_id, run_id=event.run_id, timestamp=event.timestamp
+            )
+            context.log_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=context.asset_key,
+                    check_name="sound",
+                    passed=key != "b",
+                    partition=key,
+                    # A check without a target is one of no materialization that there is.
+                    target_materialization_data=None if key == "c" else target,
+                )
+            )
+        yield no_further_event()
+        yield dg.Output(None, context.job_def.asset_layer.get_op_output_name(spec.key))
+
+    assert dg.materialize([checked], instance=instance, tags=RANGE, run_config=QUIET).success
+    infos = instance.event_log_storage.get_asset_check_partition_info([spec.key])
+    found = {info.partition_key: (info.latest_execution_status.value, info.is_current) for info in infos}
+    assert found == {"a": ("SUCCEEDED", True), "b": ("FAILED", True), "c": ("SUCCEEDED", False)}
+
+
+def test_a_step_with_a_check_owes_an_output_for_it(instance: dg.DagsterInstance) -> None:
+    @dg.asset(check_specs=[dg.AssetCheckSpec("sound", asset="owes")])
+    def owes(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        context.log_event(dg.AssetCheckEvaluation(asset_key=context.asset_key, check_name="sound", passed=True))
+        yield dg.MaterializeResult()
+
+    found = dg.materialize([owes], instance=instance, run_config=QUIET, raise_on_error=False)
+    assert not found.success
+    assert "did not yield or return expected outputs {'owes_sound'}" in " ".join(
+        entry.user_message for entry in instance.all_logs(found.run_id)
+    )
