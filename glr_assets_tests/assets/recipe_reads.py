@@ -97,6 +97,7 @@ class Reader:
         self.settings = settings
         self.recipe = settings.load_recipe()
         self._first = DryPlatform.of(settings, self.recipe)
+        self._keys = partition_keys(self._first)
 
     def verdicts(self, asset: dg.AssetsDefinition, recipe: Recipe) -> dict[str, Verdict]:
         """By name, the asset's, or its partitions', verdicts by a recipe."""
@@ -108,9 +109,9 @@ class Reader:
         with dry_run() as run:
             keys: list[str] = []
             if isinstance(partitions, dg.DynamicPartitionsDefinition):
-                keys = partition_keys(platform.open_source(), self.recipe)[str(partitions.name)]
+                keys = list(self._keys[str(partitions.name)])
             context = SimpleNamespace(log=logging.getLogger(name), asset_key=asset.key, partition_keys=keys)
-            given = {"context": context, "config": None, "platform": platform}
+            given = {"context": context, "platform": platform}
             arguments = {parameter: given[parameter] for parameter in inspect.signature(function).parameters}
             if partitions is None:
                 run.ask(name, lambda: function(**arguments))

@@ -93,7 +93,7 @@ def test_delf_goes_from_its_module_to_the_cleaned_set(
     assert run("verification_calibration", config=config).success
     keys = run.instance.get_dynamic_partitions("class_buckets")
     assert run("verified_pairs", shards=(keys[0], keys[-1]), config=config).success
-    assert run("cleaned_manifest", config=config).success
+    assert run("cleaned_manifest").success
     cleaned = read_table(store, CLEANED_MANIFEST)
     assert cleaned.num_rows == len(rows)
     assert set(cleaned["decision"].to_pylist()) <= {"kept", "dropped"}
