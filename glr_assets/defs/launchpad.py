@@ -64,7 +64,8 @@ class LaunchpadShape(_ConfigHasFields):
             try:
                 overridden(self._recipe, value)
             except RecipeError as error:
-                raise PostProcessingError(str(error)) from error
+                # The UI shows every cause with its stack, and the text says all of it.
+                raise PostProcessingError(str(error)) from None
         return value
 
 
