@@ -81,10 +81,9 @@ def test_delf_goes_from_its_module_to_the_cleaned_set(
     run: Runner, platform: Platform, save_delf: Callable[..., Path]
 ) -> None:
     run.curated()
-    config: dict[str, object] = {
-        "verification": {"extractor": "delf", "module": str(save_delf()), "max_features": 100, "min_inliers": 6}
-    }
-    assert run("local_features", shards=run.range_of("train"), config=config).success
+    extracts = {"extractor": "delf", "module": str(save_delf()), "max_features": 100}
+    assert run("local_features", shards=run.range_of("train"), config={"verification": extracts}).success
+    config: dict[str, object] = {"verification": extracts | {"min_inliers": 6}}
     store = platform.open_store()
     shards = run.instance.get_dynamic_partitions("train_shards")
     rows = [row for shard in shards for row in read_table(store, LOCAL_FEATURES, shard=shard).to_pylist()]
