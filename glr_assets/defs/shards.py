@@ -66,15 +66,19 @@ def partitions_requests(
 ) -> list[PartitionsRequest]:
     """What is to be registered: shards that the instance does not know, and the parts that a recipe counts.
 
-    In another number the keys of parts mean other landmarks or images, so all go where one is wrong.
+    No key is deleted and added at once, which Dagster refuses. Ranges follow the order of registration: parts that were
+    registered in another order all go, and are added by the next look.
     """
     added = new_shards(instance, shards).items()
     requests: list[PartitionsRequest] = [SHARDS[split].build_add_request(keys) for split, keys in added if keys]
     for partitions, keys in counted_parts(recipe):
         known = list(instance.get_dynamic_partitions(str(partitions.name)))
-        if known != keys:
-            requests += [partitions.build_delete_request(known)] if known else []
-            requests.append(partitions.build_add_request(keys))
+        kept = [key for key in known if key in keys]
+        in_order = kept == keys[: len(kept)]
+        surplus = [key for key in known if key not in keys] if in_order else known
+        missing = keys[len(kept) :] if in_order else []
+        requests += [partitions.build_delete_request(surplus)] if surplus else []
+        requests += [partitions.build_add_request(missing)] if missing else []
     return requests
 
 
@@ -106,7 +110,8 @@ def sync_shards(instance: dg.DagsterInstance, source: Source) -> dict[Split, lis
 
 def sync_counted_parts(instance: dg.DagsterInstance, recipe: Recipe) -> dict[str, int]:
     """Register the partitions that a recipe counts, and none but these; returns how many there are of each."""
-    carry_out(instance, partitions_requests(instance, {}, recipe))
+    for _ in range(2):  # the second adds what the first deleted
+        carry_out(instance, partitions_requests(instance, {}, recipe))
     return {str(partitions.name): len(keys) for partitions, keys in counted_parts(recipe)}
 
 
