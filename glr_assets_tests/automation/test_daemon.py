@@ -36,7 +36,7 @@ def test_shards_reach_the_manifests_by_the_daemon_alone_also_when_it_is_killed(
         os.killpg(daemon.pid, signal.SIGKILL)
     assert find_receipt(store, "train_manifest") is None
     with home.running("dagster-daemon", "run"):
-        wait_until(lambda: find_receipt(store, "image_ledger") is not None, 420)
+        wait_until(lambda: find_receipt(store, "image_ledger") is not None, 900)
         assert sorted(ingested()) == [key for key in sorted(bucket.ids) if key not in {"007", "030"}]
         bucket.drop("030")
         wait_until(lambda: find_receipt(store, "train_images/030") is not None, 240)
