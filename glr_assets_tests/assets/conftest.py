@@ -163,6 +163,7 @@ class Runner:
         assert self(*names).success
 
     def verify(self) -> None:
+        assert self("verification_manifest").success
         assert self("local_features", shards=self.range_of("train")).success
         assert self("verification_calibration").success
         keys = self.instance.get_dynamic_partitions("class_buckets")
@@ -178,7 +179,7 @@ class Runner:
     def filter(self) -> None:
         assert self("non_landmark_classifier").success
         assert self("non_landmark_scores", shards=self.range_of("train")).success
-        assert self("non_landmark_filter", "image_ledger").success
+        assert self("filter_manifest", "non_landmark_filter", "image_ledger").success
 
     def range_of(self, split: str) -> tuple[str, str]:
         keys = self.instance.get_dynamic_partitions(f"{split}_shards")
