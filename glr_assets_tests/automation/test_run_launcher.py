@@ -57,8 +57,11 @@ def test_a_run_whose_server_is_gone_is_failed_and_others_are_left_alone(
 
 HOLDER = """
 import sys
+import signal
 import dagster as dg
 from glr_assets.defs.process_locks import run_lock
+# A job in the background of a shell ignores Ctrl-C, and what it starts does too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
     run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus[sys.argv[2]])
     with run_lock(instance, run.run_id):

@@ -128,7 +128,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         verification={"max_false_rate": 0.05},
     )
     (folder / "scene").mkdir()
-    logging.disable(logging.CRITICAL)
     found = Changes(folder / "scene", recipe)
     with found.instance:
         found.remade()
@@ -137,6 +136,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert not any(found.disagreements().values())
         assert found.stale() == {}
     return folder / "scene"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    """Without the log of hundreds of runs."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -27,13 +28,13 @@ from glr_assets.ledger.image_ledger import make_image_ledger
 from glr_assets.metadata import tables
 from glr_assets.planning.class_counts import make_class_counts
 from glr_assets.planning.fill_plan import make_fill_plan
-from glr_assets.receipts import Made
+from glr_assets.receipts import Made, Writer, make
 from glr_assets.recipes import Recipe
 from glr_assets.source import Source
 from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
-from glr_assets.tables import read_table
+from glr_assets.tables import Table, read_table
 
 TINY = Recipe(name="tiny").overridden({"images": {"min_side": 32}, "execution": {"workers": 1}})
 
@@ -144,7 +145,7 @@ def write_shard(folder: Path, split: str, key: str, data: bytes, md5_of: bytes |
 
 def make_tables(source: Source, store: Store, recipe: Recipe) -> None:
     """The metadata and planning tables that ingest and curation read."""
-    for make in (
+    for make_table in (
         tables.make_train_metadata,
         tables.make_train_attribution,
         tables.make_landmark_labels,
@@ -152,7 +153,7 @@ def make_tables(source: Source, store: Store, recipe: Recipe) -> None:
         tables.make_index_metadata,
         tables.make_test_metadata,
     ):
-        make(source, store)
+        make_table(source, store)
     make_class_counts(store)
     make_fill_plan(store, recipe.fill, recipe.seed)
 
@@ -179,3 +180,13 @@ def make_curated(source: Source, store: Store, recipe: Recipe) -> dict[str, Made
         "train_manifest": make_train_manifest(store),
         "image_ledger": make_image_ledger(store),
     }
+
+
+def write_made(store: Store, name: str, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """An asset of one table, with its receipt."""
+
+    def build(writer: Writer) -> dict[str, int | float | str | bool | None]:
+        writer.table(table, table.rows(list(rows)))
+        return {}
+
+    make(store, name, inputs={}, parameters={}, code_version="1", build=build, again=True)

@@ -33,7 +33,7 @@ from glr_assets.verification.features import Features, decoded, encoded
 from glr_assets.verification.local_features import Wanted, make_local_features
 from glr_assets.verification.plan import bucket_keys, buckets_of, landmark_order
 from glr_assets.verification.schemas import FEATURES_FILE, LOCAL_FEATURES
-from glr_assets_tests.images.handmade import identifier
+from glr_assets_tests.images.handmade import identifier, write_made
 
 RECIPE = Verification(max_features=50)
 PLANNED = pa.schema([("id", pa.string()), ("landmark_id", pa.int64()), ("shard", pa.string())])
@@ -445,8 +445,7 @@ def test_the_images_wanted_are_those_of_the_manifest_that_are_compared(store: St
     columns = {name: [row[at] for row in rows] for at, name in enumerate(("id", "landmark_id", "shard"))}
     columns |= {"decision": ["kept"] * (len(rows) - 1) + ["dropped"], "reason": [""] * len(rows)}
     columns |= {"origin": ["competition"] * len(rows)}
-    with store.writing(TRAIN_MANIFEST.path) as file:
-        write_table(TRAIN_MANIFEST, pa.table(columns, schema=TRAIN_MANIFEST.schema), file)
+    write_made(store, "train_manifest", TRAIN_MANIFEST, pa.table(columns, schema=TRAIN_MANIFEST.schema).to_pylist())
     wanted = Wanted.of(store, Verification(min_class=6, cap=8, keep=8), seed=0)
     assert sorted(wanted.shards) == ["000", "001"]
     found = [row for key in wanted.shards for row in wanted.of_shard(key).to_pylist()]

@@ -16,7 +16,6 @@ from glr_assets.errors import MissingInputError
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.recipes import Verification
 from glr_assets.store import Store
-from glr_assets.tables import write_table
 from glr_assets.verification.plan import (
     BEYOND_CAP,
     COMPARED,
@@ -27,7 +26,7 @@ from glr_assets.verification.plan import (
     landmark_order,
     set_to_clean,
 )
-from glr_assets_tests.images.handmade import identifier
+from glr_assets_tests.images.handmade import identifier, write_made
 from glr_assets_tests.siphash import splitmix64
 from glr_assets_tests.test_seeded import reference
 
@@ -178,8 +177,7 @@ def test_what_is_cleaned_is_what_the_manifest_keeps(store: Store) -> None:
         ]
         if table is TRAIN_MANIFEST:
             rows = [row | {"origin": "extra"} for row in rows]
-        with store.writing(table.path) as file:
-            write_table(table, table.rows(rows[::-1]), file)
+        write_made(store, name, table, rows[::-1])
         found = set_to_clean(store, recipe)
         wanted = sorted((identifier(n), n % 5, f"{n % 3:03d}") for n in (0, 3, 4))
         assert [tuple(row.values()) for row in found.to_pylist()] == wanted
@@ -201,8 +199,7 @@ def test_what_is_cleaned_is_every_stored_image_of_a_landmark(store: Store) -> No
         catalog_row(6, "000", "stored", 3, "index"),
         catalog_row(7, "000", "stored", 3, "test"),
     ]
-    with store.writing(IMAGE_CATALOG.path) as file:
-        write_table(IMAGE_CATALOG, IMAGE_CATALOG.rows(rows), file)
+    write_made(store, "image_catalog", IMAGE_CATALOG, rows)
     found = set_to_clean(store, recipe).to_pylist()
     wanted = [(0, 8, "000"), (4, 9, "001"), (5, 2**40, "001")]
     assert [tuple(row.values()) for row in found] == sorted((identifier(n), of, shard) for n, of, shard in wanted)

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from glr_assets.curation.schemas import LABEL_CONFLICTS, TRAIN_MANIFEST
 from glr_assets.errors import MissingInputError, RecipeError
 from glr_assets.images.schemas import IMAGE_CATALOG, IMAGE_INDEX
-from glr_assets.receipts import Made, Receipt, Writer, find_receipt, make
+from glr_assets.receipts import Made, Receipt, find_receipt
 from glr_assets.recipes import Execution, Verification
 from glr_assets.store import Store
 from glr_assets.tables import problems, read_table
@@ -41,7 +41,7 @@ from glr_assets.verification.schemas import (
 )
 from glr_assets.verification.traps import REFUSALS
 from glr_assets.verification.verified_pairs import ClassVerifier, VerifiedClass, make_verified_pairs
-from glr_assets_tests.images.handmade import identifier, write_locations
+from glr_assets_tests.images.handmade import identifier, write_locations, write_made
 from glr_assets_tests.verification import planted
 from glr_assets_tests.verification.test_local_features import Shard
 
@@ -115,18 +115,8 @@ class Corpus:
             ("train_manifest", TRAIN_MANIFEST, sorted(trains, key=lambda row: row["id"])),
             ("label_conflicts", LABEL_CONFLICTS, []),
         ):
-            write(store, name, table, made)
+            write_made(store, name, table, made)
         write_locations(store)
-
-
-def write(store: Store, name: str, table: Any, rows: list[dict[str, Any]]) -> None:
-    """An asset of one table."""
-
-    def build(writer: Writer) -> dict[str, int | float | str | bool | None]:
-        writer.table(table, table.rows(rows))
-        return {}
-
-    make(store, name, inputs={}, parameters={}, code_version="1", build=build, again=True)
 
 
 def corpus() -> Corpus:
@@ -456,7 +446,7 @@ def calibrate_at(store: Store, *of_sizes: tuple[int, int]) -> None:
             | {"pairs": 1, "refused": 0, "accepted": 0, "pair_rate": 0.0, "image_rate": 0.0, "image_rate_most": 1.0}
         )
         first = images + 1
-    write(store, "verification_calibration", VERIFICATION_CALIBRATION, rows)
+    write_made(store, "verification_calibration", VERIFICATION_CALIBRATION, rows)
 
 
 @pytest.fixture(scope="module")
