@@ -48,9 +48,9 @@ from glr_assets.verification.local_features import Wanted
 from glr_assets.verification.matching import Prepared
 from glr_assets.verification.schemas import DIFFERENT_PAIRS, FALSE_IMAGES, VERIFICATION_CALIBRATION
 from glr_assets.verification.tail import ChanceRates, ForeignPairs
-from glr_assets_tests.images.handmade import identifier
+from glr_assets_tests.images.handmade import identifier, write_made
 from glr_assets_tests.test_seeded import reference
-from glr_assets_tests.verification.test_verified_pairs import SEED, Corpus, changed, features, outputs, write
+from glr_assets_tests.verification.test_verified_pairs import SEED, Corpus, changed, features, outputs
 from glr_assets_tests.verification.worlds import Verifier, as_table, foreign_pairs
 
 #: Putative matches, inliers, and the trap.
@@ -497,10 +497,10 @@ def test_photographs_known_to_show_the_same_are_no_evidence_of_chance(copied: St
     assert (summary["accepted_by_min_inliers"], summary["threshold_most"]) == (0, 11)
     found = read_table(copied, DIFFERENT_PAIRS)
     assert sum(row["inliers"] >= 11 for row in found.to_pylist()) == 12
-    write(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED[:1]))
+    write_made(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED[:1]))
     one_less = make_calibration(copied, recipe).receipt.summary
     assert (one_less["pairs"], one_less["overlapping"]) == (every - 6, 24)
-    write(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED))
+    write_made(copied, "label_conflicts", LABEL_CONFLICTS, conflicts(MISLABELLED))
     none = make_calibration(copied, recipe).receipt.summary
     assert (none["pairs"], none["overlapping"], none["accepted_by_min_inliers"]) == (every - 12, 0, 0)
 
