@@ -1,4 +1,4 @@
-"""The environment's settings, read when something runs and never when definitions load.
+"""The environment's settings, read when something runs; the recipe's also when definitions load, for the launchpad.
 
 What belongs here: the names of the settings, their checks, and the source, store and recipe they open. A value is
 resolved in this order: an override (a command's option, the resource of a run), the environment, what the store
