@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,11 +16,12 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.definitions.observe import observe
 from dagster._core.loader import LoadingContextForTest
 
+from glr_assets.defs.automation import roots
 from glr_assets.defs.automation.roots import LOOKS, sync_roots
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import SHARDED
-from glr_assets.defs.source import NODES
-from glr_assets.source.layout import md5_path, shard_path
+from glr_assets.defs.source import NODES, openimages_tables
+from glr_assets.source.layout import TABLE_PATHS, md5_path, shard_path
 from glr_assets.store import Store
 from glr_assets_tests.automation.conftest import Desk
 from glr_assets_tests.automation.tiny_shards import Shards
@@ -297,6 +299,38 @@ def test_a_lost_cursor_reports_nothing_twice(scene: Scene) -> None:
     assert scene.tick() == set()
     scene.desk.cursors["observe_roots"] = "not JSON"
     assert scene.tick() == set()
+
+
+def test_wiped_observations_are_reported_again_by_the_process_that_read_them(scene: Scene) -> None:
+    node = dg.AssetKey("source_train_shards")
+    assert scene.tick() == set()
+    scene.instance.wipe_assets([node])
+    scene.desk.cursors.clear()
+    assert scene.tick() == {(node.to_user_string(), key) for key in KEYS}
+    shutil.rmtree(scene.bucket.parent / "instance")
+    (scene.bucket.parent / "instance").mkdir()
+    with dg.DagsterInstance.local_temp(str(scene.bucket.parent / "instance")) as another:
+        scene.desk.instance = another
+        scene.desk.cursors.clear()
+        assert {(node.to_user_string(), key) for key in KEYS} < scene.tick()
+
+
+def test_later_looks_read_no_earlier_observation(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.tick()
+    read: list[int] = []
+    fetch = dg.DagsterInstance.fetch_observations
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found = fetch(*arguments, **options)
+        read.append(len(found.records))
+        return found
+
+    monkeypatch.setattr(dg.DagsterInstance, "fetch_observations", counted)
+    monkeypatch.setattr(roots, "_PAGE", 1)
+    shards_of(scene).drop("001", version=2)
+    assert scene.tick() == {("source_train_shards", "001")}
+    assert max(read) == 1  # of all roots that have no partitions, and of each split the newest
+    assert sum(read) <= len(TABLE_PATHS) + len(openimages_tables()) + 3
 
 
 def test_syncing_by_hand_reports_what_a_tick_would(scene: Scene) -> None:
