@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 from glr_assets import errors
@@ -12,6 +13,8 @@ _OWN: Final = {
     "Failure",
     *(name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, GlrError)),
 }
+#: A value of a launchpad that the recipe refuses. Dagster puts the error's stack into the message of its own error.
+_REFUSED: Final = re.compile(r"PostProcessingError: (.*?)\n\nStack Trace:", re.DOTALL)
 
 
 class SerializedError(Protocol):
@@ -34,7 +37,8 @@ def error_message(error: SerializedError | None) -> str:
     """The message of an error in one line, without its traceback.
 
     An error of this project names the fix, so the outermost of these is taken, whatever library error caused it.
-    Without one the innermost cause is taken, with the name of its class.
+    Without one it is what the recipe refused of a launchpad's config, else the innermost cause with the name of its
+    class.
     """
     chain: list[SerializedError] = []
     while error is not None:
@@ -43,4 +47,7 @@ def error_message(error: SerializedError | None) -> str:
     own = next((link for link in chain if link.cls_name in _OWN), None)
     if own is not None:
         return " ".join(own.message.split()).split(f"{own.cls_name}: ", 1)[-1]
+    refused = [found for link in chain for found in _REFUSED.findall(link.message)]
+    if refused:
+        return "; ".join(" ".join(found.split()) for found in dict.fromkeys(refused))
     return " ".join(chain[-1].message.split()) if chain else ""

@@ -10,6 +10,7 @@ import pytest
 from dagster._utils.error import SerializableErrorInfo, serializable_error_info_from_exc_info
 
 from glr_assets.defs.error_messages import error_message
+from glr_assets.defs.launchpad import launchpad
 from glr_assets.errors import RecipeError, StoreError
 
 
@@ -45,6 +46,18 @@ def foreign() -> None:
         raise RuntimeError("cannot go on") from error
 
 
+def refused_config() -> None:
+    @dg.op(config_schema=launchpad("dedupe", {"dedupe": ["keep"]}))
+    def dedupe() -> None:
+        pass
+
+    @dg.job
+    def job() -> None:
+        dedupe()
+
+    dg.validate_run_config(job, {"ops": {"dedupe": {"config": {"dedupe": {"keep": -3}}}}})
+
+
 @pytest.mark.parametrize(
     ("raising", "message"),
     [
@@ -57,6 +70,12 @@ def foreign() -> None:
 )
 def test_the_message_is_our_error_else_the_innermost_cause(raising: Callable[[], None], message: str) -> None:
     assert error_message(serialized(raising)) == message
+
+
+def test_what_the_recipe_refuses_of_a_launchpad_is_told_without_its_stack() -> None:
+    told = error_message(serialized(refused_config))
+    assert told.startswith("recipe overrides of recipe ")
+    assert told.endswith(": [dedupe] keep = -3: Input should be greater than or equal to 1")
 
 
 def test_there_may_be_no_error() -> None:
