@@ -11,7 +11,8 @@ from pathlib import Path
 
 from glr_assets.errors import SettingsError
 from glr_assets.locations import expanded, local_path
-from glr_assets.settings import Settings
+from glr_assets.settings import DATA, Settings
+from glr_assets.store_settings import PATH as REMEMBERED
 
 #: In a local store; hidden, as what is no part of what was made.
 HOME = ".dagster"
@@ -26,7 +27,8 @@ LOCATION = "glr_assets"
 def dagster_home(settings: Settings) -> Path | None:
     """Where Dagster's instance for a store lies: DAGSTER_HOME, else `.dagster` in a local store; None of a remote one.
 
-    It is made, with a configuration for one machine, where the store is there and the folder is not.
+    A store `data` without an instance of its own takes the `.dagster` beside it, where there is one, as `make demo`
+    and `make dev` have it: a command that is typed in a checkout reads and writes the instance that the UI shows.
 
     Raises:
         SettingsError: DAGSTER_HOME is no absolute path.
@@ -40,7 +42,15 @@ def dagster_home(settings: Settings) -> Path | None:
             )
         return home
     store = settings.open_store()
-    return Path(store.root) / HOME if store.is_local else None
+    if not store.is_local:
+        return None
+    root = Path(store.root)
+    own, beside = root / HOME, root.parent / HOME
+    if (own / CONFIG).is_file() or root.name != DATA:
+        return own
+    # What lies in another store is the instance of that one.
+    is_beside = (beside / CONFIG).is_file() and not (root.parent / REMEMBERED).is_file()
+    return beside if is_beside else own
 
 
 def prepared_home(home: Path) -> Path:

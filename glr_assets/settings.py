@@ -29,6 +29,8 @@ from glr_assets.store_settings import PATH as REMEMBERED
 from glr_assets.store_settings import StoreSettings, read_store_settings, without_credentials
 
 PUBLIC_BUCKET = "s3://google-landmark"
+#: The store's folder where none is given, beside DAGSTER_HOME or in the working folder.
+DATA = "data"
 
 
 def _default_store() -> str:
@@ -39,9 +41,9 @@ def _default_store() -> str:
     """
     home = os.environ.get("DAGSTER_HOME", "").strip()
     if not home:
-        return "./data"
+        return f"./{DATA}"
     beside = local_path(home).parent
-    return str(beside if (beside / REMEMBERED).is_file() else beside / "data")
+    return str(beside if (beside / REMEMBERED).is_file() else beside / DATA)
 
 
 class AlertSettings(BaseSettings):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from glr_assets import settings as module
+from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.errors import RecipeError, SettingsError, SourceError, StoreError
 from glr_assets.settings import Settings
 from glr_assets.source import BucketSource, KaggleSource
@@ -68,6 +69,27 @@ def test_the_default_store_is_that_of_the_instance_whatever_the_working_folder(
     (tmp_path / "my-store" / "runs" / "settings.json").write_text("{}")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "my-store" / ".dagster"))
     assert Settings.from_environment().store == str(tmp_path / "my-store")
+
+
+def test_without_dagster_home_the_instance_is_that_of_the_store_or_lies_beside_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def instance(store: str = "data") -> Path | None:
+        return dagster_home(Settings.from_environment(store=str(tmp_path / store)))
+
+    monkeypatch.chdir(tmp_path)
+    assert instance() == tmp_path / "data" / ".dagster"
+    # `make demo` and `make dev` set DAGSTER_HOME; a command that is typed beside them does not.
+    prepared_home(tmp_path / ".dagster")
+    assert dagster_home(Settings.from_environment()) == tmp_path / ".dagster"
+    assert instance() == tmp_path / ".dagster"
+    assert instance("my-store") == tmp_path / "my-store" / ".dagster"
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "settings.json").write_text("{}")
+    assert instance() == tmp_path / "data" / ".dagster"
+    (tmp_path / "runs" / "settings.json").unlink()
+    prepared_home(tmp_path / "data" / ".dagster")
+    assert instance() == tmp_path / "data" / ".dagster"
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
