@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from pydantic import PrivateAttr
 
 from glr_assets.defs.platform import Platform, platform_of
@@ -81,7 +82,11 @@ class DryPlatform(Platform):
 
 
 def dry_verdicts(
-    platform: DryPlatform, names: Iterable[str] | None = None, *, check_bytes: bool = False
+    platform: DryPlatform,
+    names: Iterable[str] | None = None,
+    *,
+    check_bytes: bool = False,
+    graph: BaseAssetGraph[Any] | None = None,
 ) -> dict[str, dict[str, Verdict]]:
     """What a run of each asset would find, `{asset: {asset or asset/partition: verdict}}`, in the order of the lineage.
 
@@ -91,13 +96,14 @@ def dry_verdicts(
         platform: source, store and recipe.
         names: of the assets; all that are made where not given.
         check_bytes: hash small files of finished work as a real run does, in place of comparing sizes alone.
+        graph: of the code location's assets, where the caller has it already.
 
     Raises:
         GlrError: the source cannot be opened, or the store cannot be listed.
     """
     from glr_assets.defs.build import ASSETS, build_definitions  # it assembles the job of this module too
 
-    graph = build_definitions(platform).resolve_asset_graph()
+    graph = build_definitions(platform).resolve_asset_graph() if graph is None else graph
     wanted = None if names is None else set(names)
     order = [key.to_user_string() for level in graph.toposorted_asset_keys_by_level for key in sorted(level, key=_name)]
     functions = {_name(key): asset for asset in ASSETS for key in asset.keys}

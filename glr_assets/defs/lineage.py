@@ -21,8 +21,10 @@ from glr_assets.defs.error_messages import error_message
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.process_locks import run_lock
 from glr_assets.defs.shards import SHARDS, contiguous, counted_parts
+from glr_assets.defs.up_to_date import UpToDate
 from glr_assets.errors import GlrError, SettingsError, describe
 from glr_assets.interrupts import Interrupted, raise_if_interrupted
+from glr_assets.receipts import force as make_again
 from glr_assets.redaction import safe_cause
 from glr_assets.settings import Settings
 from glr_assets.source.base import Split
@@ -47,10 +49,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is called as the work goes on."""
+    """What is called as the work goes on.
+
+    Attributes:
+        begins: before an asset is materialized.
+        ends: after it, with its seconds and the checks that warn.
+        skipped: once at the end, with the names of the assets that were up to date, if there are any.
+    """
 
     begins: Callable[[Step], None]
     ends: Callable[[Step, float, list[str]], None]
+    skipped: Callable[[list[str]], None] = lambda _: None
 
 
 @contextmanager
@@ -88,7 +97,8 @@ def materialise_lineage(
     """Materialise every asset, or these alone, in the order of the lineage, all shards of the source included.
 
     Assets that follow each other and have the same partitions share a run of the code location's asset job. All runs
-    are tagged with the first one's id and with who asked.
+    are tagged with the first one's id and with who asked. Assets and shards that are up to date (`UpToDate`) are
+    skipped: there is no run of them.
 
     Args:
         settings: source, store and recipe.
@@ -99,7 +109,7 @@ def materialise_lineage(
         asked_by: for the runs' tags.
 
     Returns:
-        Seconds each asset took, its checks included.
+        Seconds each asset that was run took, its checks included.
 
     Raises:
         LineageError: an asset failed, or a check of severity ERROR did; what depends on it, and later runs, were not
@@ -116,14 +126,23 @@ def materialise_lineage(
     shards = {f"{split}_shards": source.shards(split) for split in SHARDS}
     shards |= {str(partitions.name): keys for partitions, keys in counted_parts(recipe)}
     walk.total = len(keys)
+    up_to_date = UpToDate(settings, instance, walk.graph)
     for group in groups_of(walk.graph, keys):
         partitioned = walk.graph.get(group[0]).partitions_def
-        forced = {_name(key) for key in group} & set(force)
+        # The instance may know shards of another source, which this lineage is not about.
+        partitions = None
         if isinstance(partitioned, dg.DynamicPartitionsDefinition):
-            # The instance may know shards of another source, which this lineage is not about.
-            walk.run(group, shards[str(partitioned.name)], forced=forced)
-        else:
-            walk.run(group, None, forced=forced)
+            partitions = shards[str(partitioned.name)]
+        pending = up_to_date.pending(group, partitions, [key for key in group if _name(key) in force])
+        left = [key for key in group if pending[key] or partitions == []]
+        walk.skip([key for key in group if key not in left])
+        if left:
+            needed = {part for key in left for part in pending[key]}
+            forced = {_name(key) for key in left} & set(force)
+            walk.run(left, None if partitions is None else [part for part in partitions if part in needed], forced)
+            up_to_date.forget()
+    if walk.skipped:
+        progress.skipped(walk.skipped)
     return walk.seconds
 
 
@@ -188,6 +207,7 @@ class _Walk:
         self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.seconds: dict[str, float] = {}
+        self.skipped: list[str] = []
         self.total = 0
         self._tags = {tags.ASKED_BY: asked_by}
         # Steps have the names of their assets, those of checks with the check's behind it.
@@ -199,6 +219,10 @@ class _Walk:
     @property
     def _checks(self) -> AbstractSet[dg.AssetCheckKey]:
         return self.graph.asset_check_keys
+
+    def skip(self, group: Sequence[dg.AssetKey]) -> None:
+        """Leave out assets that are up to date."""
+        self.skipped += map(_name, group)
 
     def run(self, group: Sequence[dg.AssetKey], partitions: Sequence[str] | None, forced: Collection[str]) -> None:
         """Materialize a group of assets, over these registered partitions, or none where they have none.
@@ -242,6 +266,7 @@ class _Walk:
                 run_id=run_id,
                 tags=self._tags | dict(partition_range),
             )
+        make_again()  # nothing any more: what this run forced is done
         raise_if_interrupted(surely=_was_interrupted(result))
         if not result.success:
             step = next((event.step_key for event in result.all_node_events if event.is_step_failure), None)
@@ -267,7 +292,7 @@ class _Walk:
 
     def _begin(self, name: str) -> None:
         if name not in self._begun:
-            self._begun[name] = Step(name, len(self._begun) + 1, self.total, self._partitions)
+            self._begun[name] = Step(name, len(self._begun) + len(self.skipped) + 1, self.total, self._partitions)
             self.seconds.setdefault(name, 0.0)
             self.progress.begins(self._begun[name])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +33,7 @@ from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
 from glr_assets.training.versions import embedder_folder
 from glr_assets_tests.assets.recipe_reads import IDLE, Reader, idle, undeclared
+from glr_assets_tests.lineage import digests
 
 #: A chosen manifest depends on all sets that the recipe may name, and one of them is its input. What is made of the
 #: chosen one names that set in its receipt, and depends on the chosen manifest.
@@ -72,6 +74,12 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     # A look afterwards finds nothing to report, and Dagster calls nothing stale.
     assert sync_roots(settings, instance).observations == 0
     assert stale(instance) == {}
+    # With nothing changed there is no further run.
+    runs = instance.get_runs_count()
+    skipped: list[str] = []
+    assert materialise_lineage(settings, instance, replace(progress, skipped=skipped.extend)) == {}
+    assert instance.get_runs_count() == runs
+    assert skipped == list(seconds)
     _recipe_is_declared(settings)
     inputs: dict[str, set[str]] = {}
     store = platform.open_store()
@@ -139,8 +147,10 @@ def test_a_shard_that_comes_later_leaves_no_check_that_warns(
     shard.rename(tmp_path / shard.name)
     told: list[str] = []
     progress = Progress(lambda _: None, lambda step, seconds, warnings: told.extend(warnings))
-    materialise_lineage(platform.settings(), instance, progress, UP_TO_LEDGER)
-    assert [warning.partition(":")[0] for warning in told] == ["check wanted_images_are_held"]
+    for _ in range(2):  # a warning is not lost where nothing has changed
+        told.clear()
+        materialise_lineage(platform.settings(), instance, progress, UP_TO_LEDGER)
+        assert [warning.partition(":")[0] for warning in told] == ["check wanted_images_are_held"]
     (tmp_path / shard.name).rename(shard)
     for _ in range(2):  # and with nothing to do
         told.clear()
@@ -148,6 +158,70 @@ def test_a_shard_that_comes_later_leaves_no_check_that_warns(
         assert told == []
     wrong = {name: status for name, status in unwell(instance).items() if name.partition(":")[0] in UP_TO_LEDGER}
     assert wrong == {}
+
+
+class Walks:
+    """Walks up to the ledger, one after the other, over a store and a recipe file of their own."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self.recipe = folder / "own.toml"
+        shutil.copy(str(platform.recipe), self.recipe)
+        self.settings = platform.model_copy(update={"recipe": str(self.recipe)}).settings()
+        self.store = Path(platform.open_store().root)
+
+    def __call__(self, instance: dg.DagsterInstance, force: tuple[str, ...] = ()) -> dict[str, int]:
+        """By asset that was run the number of its partitions."""
+        begun: dict[str, int] = {}
+        skipped: list[str] = []
+        progress = Progress(lambda step: begun.update({step.asset: step.partitions}), lambda *_: None, skipped.extend)
+        runs = instance.get_runs_count()
+        materialise_lineage(self.settings, instance, progress, UP_TO_LEDGER, force)
+        assert {*begun, *skipped} == {*UP_TO_LEDGER}
+        assert len(begun) + len(skipped) == len(UP_TO_LEDGER)
+        assert bool(begun) == (instance.get_runs_count() > runs)
+        return begun
+
+
+def test_only_what_is_not_up_to_date_is_run(platform: Platform, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    walk = Walks(platform, tmp_path)
+    everything = walk(instance)
+    assert everything.keys() == {*UP_TO_LEDGER}
+    assert walk(instance) == {}
+    # An instance that knows nothing gets its materializations.
+    with dg.DagsterInstance.ephemeral() as another:
+        assert walk(another) == everything
+    # Damage: a file that is gone costs its shard alone, a changed bit its table and what the same run makes of it.
+    before = digests(walk.store)
+    shard = sorted((walk.store / "images" / "train").glob("*.tar"))[1]
+    shard.unlink()
+    manifest = walk.store / "manifests" / "deduped_manifest.parquet"
+    data = bytearray(manifest.read_bytes())
+    data[len(data) // 2] ^= 1
+    manifest.write_bytes(data)
+    of_training = dict.fromkeys(("deduped_manifest", "train_extra", "train_manifest", "image_ledger"), 0)
+    assert walk(instance) == {"train_images": 1} | of_training
+    assert digests(walk.store) == before
+    walk.recipe.write_text(f"{walk.recipe.read_text()}\n[dedupe]\nkeep = 24\n")
+    assert walk(instance) == of_training
+    # What Dagster calls stale is run, so that it is fresh, and found done.
+    version = {"dagster/data_version": "reported by hand"}
+    instance.report_runless_asset_event(dg.AssetMaterialization("class_counts", tags=version))
+    assert walk(instance, force=("label_conflicts",)) == {"fill_plan": 0, "label_conflicts": 0}
+    assert walk(instance) == {}
+
+
+def test_a_check_that_failed_is_evaluated_again_though_the_work_is_done(
+    platform: Platform, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = Walks(platform, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr("glr_assets.curation.checks.overfull", lambda *_: "a class is too large")
+        for _ in range(2):
+            with pytest.raises(LineageError, match=r"train_manifest: check class_sizes: a class is too large"):
+                walk(instance)
+    # The ledger was made in the run in which the check failed.
+    assert walk(instance).keys() == {"train_manifest", "image_ledger"}
+    assert walk(instance) == {}
 
 
 def stale(instance: dg.DagsterInstance) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from glr_assets.defs.build import ASSETS
 from glr_assets.evaluation.score import score_recognition, score_retrieval
 from glr_assets_tests.integration.conftest import Glr
 from glr_assets_tests.lineage import digests, write_pooling_embedder, write_recipe
@@ -86,6 +87,9 @@ def test_the_same_bytes_for_one_worker_or_two_and_a_second_run_does_nothing(
     again = glr("demo", "--source", bucket, "--store", "store1", "--recipe", str(tmp_path / "w1.toml"))
     assert again.returncode == 0, again.stderr
     assert times() == before
+    with dg.DagsterInstance.from_config(str(store / ".dagster")) as instance:
+        assert instance.get_runs_count() == len(runs)
+    assert again.stderr.strip() == f"{len(ASSETS)} assets are up to date"
 
 
 def test_a_killed_demo_goes_on_and_ends_with_the_same_bytes(
