@@ -12,7 +12,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.execution.execute_in_process import core_execute_in_process
 
-from glr_assets.defs.automation.jobs import CURATED
+from glr_assets.defs.automation.jobs import LAUNCHED
 from glr_assets.defs.build import ASSETS, build_definitions
 from glr_assets.defs.conventions import warn_without_gpu
 from glr_assets.recipes import Execution
@@ -112,12 +112,41 @@ def test_a_shard_that_failed_for_good_is_left_out_until_its_content_changes(
     assert told(run_job(desk, "ingest"))["shards left out"] == 0
 
 
-@pytest.mark.parametrize("name", ["curate", "train"])
-def test_what_has_no_partitions_is_an_asset_job(desk: Desk, name: str) -> None:
-    job = desk.definitions.resolve_job_def(name)
-    assert job.partitions_def is None
-    steps = {node.name for node in job.nodes}
-    assert steps >= ({"embedder"} if name == "train" else set(CURATED))
+#: What each job materializes, by name: a job selects groups, and another asset of a group is another asset of the job.
+MATERIALIZED = {
+    "ingest": {
+        *("train_metadata", "train_attribution", "landmark_labels", "competition_train", "index_metadata"),
+        *("test_metadata", "recognition_solution", "retrieval_solution"),
+        *("class_counts", "fill_potential", "fill_plan", "train_images", "index_images", "test_images"),
+    },
+    "curate": {
+        *("image_catalog", "label_conflicts", "train_test_leaks", "deduped_manifest", "train_extra"),
+        *("fill_shortfall", "train_manifest", "image_ledger"),
+    },
+    "clean": {
+        *("verification_manifest", "local_features", "verification_calibration", "verified_pairs"),
+        "cleaned_manifest",
+    },
+    "train": {"training_manifest", "embedder"},
+    "train_groups": {"training_manifest", "training_groups", "group_classifiers", "group_calibration"},
+    "evaluate": {
+        *("train_embeddings", "index_embeddings", "test_embeddings", "non_landmark_embeddings", "gallery_manifest"),
+        *("faiss_index", "search_features", "test_features", "recognition_model", "submission"),
+        *("retrieval_submission", "evaluation", "model_comparison"),
+    },
+}
+
+
+def test_jobs_materialize_these_assets() -> None:
+    definitions = build_definitions()
+    graph = definitions.resolve_asset_graph()
+    found = {name: {key.to_user_string() for key in selection.resolve(graph)} for name, selection in LAUNCHED.items()}
+    assert found.pop("full_pipeline") == {asset.key.to_user_string() for asset in ASSETS}
+    for name in ("curate", "train"):
+        job = definitions.resolve_job_def(name)
+        assert job.partitions_def is None
+        found[name] = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
+    assert found == MATERIALIZED
 
 
 class Log:

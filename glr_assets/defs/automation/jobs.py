@@ -28,58 +28,15 @@ from glr_assets.source.base import Split
 from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 
-#: Assets without partitions that read the source's CSVs, and the plan of what to fetch.
-TABLES_FIRST = (
-    "train_metadata",
-    "train_attribution",
-    "landmark_labels",
-    "competition_train",
-    "index_metadata",
-    "test_metadata",
-    "recognition_solution",
-    "retrieval_solution",
-    "class_counts",
-    "fill_potential",
-    "fill_plan",
-)
-CURATED = (
-    "image_catalog",
-    "label_conflicts",
-    "train_test_leaks",
-    "deduped_manifest",
-    "train_extra",
-    "fill_shortfall",
-    "train_manifest",
-    "image_ledger",
-)
 FULL_PIPELINE = "full_pipeline"
-#: By launcher the assets of its backfill; all where there are none.
-LAUNCHED: Mapping[str, tuple[str, ...]] = {
-    "ingest": (*TABLES_FIRST, "train_images", "index_images", "test_images"),
-    "clean": (
-        "verification_manifest",
-        "local_features",
-        "verification_calibration",
-        "verified_pairs",
-        "cleaned_manifest",
-    ),
-    "train_groups": ("training_manifest", "training_groups", "group_classifiers", "group_calibration"),
-    "evaluate": (
-        "train_embeddings",
-        "index_embeddings",
-        "test_embeddings",
-        "non_landmark_embeddings",
-        "gallery_manifest",
-        "faiss_index",
-        "search_features",
-        "test_features",
-        "recognition_model",
-        "submission",
-        "retrieval_submission",
-        "evaluation",
-        "model_comparison",
-    ),
-    FULL_PIPELINE: (),
+_CATALOG, _EMBEDDER = dg.AssetSelection.assets("image_catalog"), dg.AssetSelection.assets("embedder")
+#: By launcher the assets of its backfill.
+LAUNCHED: Mapping[str, dg.AssetSelection] = {
+    "ingest": dg.AssetSelection.groups("metadata", "planning", "images") - _CATALOG,
+    "clean": dg.AssetSelection.groups("verification"),
+    "train_groups": dg.AssetSelection.groups("training") - _EMBEDDER,
+    "evaluate": dg.AssetSelection.groups("retrieval", "evaluation"),
+    FULL_PIPELINE: dg.AssetSelection.all().materializable(),
 }
 _DESCRIPTIONS = {
     "ingest": "the source's tables, what to fetch, and every shard of its images.",
@@ -95,12 +52,12 @@ _BACKFILLS = 100
 
 CURATE = dg.define_asset_job(
     "curate",
-    dg.AssetSelection.assets(*CURATED),
+    _CATALOG | dg.AssetSelection.groups("curation", "ledger"),
     description="The catalog, the manifests and the ledger, of the shards that are stored.",
 )
 TRAIN = dg.define_asset_job(
     "train",
-    dg.AssetSelection.assets("training_manifest", "embedder"),
+    _EMBEDDER | dg.AssetSelection.assets("training_manifest"),
     description="The embedder, on the set that the recipe names. Training on an unchanged manifest finds its version.",
 )
 
@@ -108,7 +65,7 @@ TRAIN = dg.define_asset_job(
 def start_backfill(
     instance: dg.DagsterInstance,
     graph: BaseAssetGraph[Any],
-    assets: Collection[str],
+    assets: dg.AssetSelection,
     partitions: Mapping[str, Collection[str]],
     run_tags: Mapping[str, str],
     title: str,
@@ -118,7 +75,7 @@ def start_backfill(
     Args:
         instance: takes the backfill.
         graph: of the code location's assets.
-        assets: what is materialized; all materializable assets where there are none.
+        assets: what is materialized.
         partitions: by the name of a dynamic partition set the registered keys that are materialized.
         run_tags: tags of the backfill and of each of its runs.
         title: on the page *Backfills*.
@@ -126,10 +83,9 @@ def start_backfill(
     Returns:
         The backfill's id.
     """
-    keys = [dg.AssetKey(name) for name in assets] or sorted(graph.materializable_asset_keys)
     subsets = {}
     unpartitioned = set()
-    for key in keys:
+    for key in sorted(assets.resolve(graph)):
         partitioned = graph.get(key).partitions_def
         if partitioned is None:
             unpartitioned.add(key)

@@ -46,7 +46,7 @@ def _launch(context: dg.OpExecutionContext, platform: Platform) -> None:
     backfill = start_backfill(
         context.instance,
         context.repository_def.asset_graph,
-        [f"{split}_images" for split in shards],
+        dg.AssetSelection.assets(*(f"{split}_images" for split in shards)),
         {str(SHARDS[split].name): keys for split, keys in shards.items()},
         {tags.ASKED_BY: tags.asked_by(context.run.tags), tags.LAUNCHED_BY_RUN: context.run_id, tags.JOB: RETRY},
         title=RETRY,
