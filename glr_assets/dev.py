@@ -20,8 +20,6 @@ CONFIG = "dagster.yaml"
 WORKSPACE = "workspace.yaml"
 #: SHA-256 of configurations that an earlier version copied and nobody has changed since: they are brought up to date.
 SUPERSEDED = frozenset({"412efd4a846eecdfcdda55496693e964fca0097bee7059eb18eae5b12290206e"})
-#: The name of the code location wherever it is loaded: what was switched on in the UI stays so.
-LOCATION = "glr_assets"
 
 
 def dagster_home(settings: Settings) -> Path | None:
@@ -76,9 +74,11 @@ def prepared_home(home: Path) -> Path:
 
 def dev_command(home: Path, host: str, port: int) -> list[str]:
     """The command that opens the UI; writes the workspace that it loads into `home`."""
+    from glr_assets.defs.code_location import LOCATION, MODULE
+
     workspace = home / WORKSPACE
     workspace.write_text(
-        f"load_from:\n  - python_module:\n      module_name: glr_assets.definitions\n      location_name: {LOCATION}\n"
+        f"load_from:\n  - python_module:\n      module_name: {MODULE}\n      location_name: {LOCATION}\n"
     )
     return [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
 

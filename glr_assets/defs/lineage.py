@@ -17,6 +17,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from glr_assets.defs import tags
 from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import build_definitions
+from glr_assets.defs.code_location import label_tags, origin_of, set_origin
 from glr_assets.defs.error_messages import error_message
 from glr_assets.defs.platform import platform_of
 from glr_assets.defs.process_locks import run_lock
@@ -209,7 +210,9 @@ class _Walk:
         self.seconds: dict[str, float] = {}
         self.skipped: list[str] = []
         self.total = 0
-        self._tags = {tags.ASKED_BY: asked_by}
+        self._origin = origin_of(self.job.name)
+        # A run that was killed is not begun again by the daemon: whoever began it is there to do so.
+        self._tags = {tags.ASKED_BY: asked_by, tags.MAX_RETRIES: "0"} | label_tags(self._origin)
         # Steps have the names of their assets, those of checks with the check's behind it.
         self._asset_of = {_name(key): _name(key) for key in self.graph.get_all_asset_keys()}
         self._asset_of |= {f"{_name(key.asset_key)}_{key.name}": _name(key.asset_key) for key in self._checks}
@@ -280,8 +283,10 @@ class _Walk:
         return told
 
     def _listen(self, entry: dg.EventLogEntry) -> None:
-        """Tell of the run as its steps begin and end."""
+        """Record the origin of a run as it starts; tell of it as its steps begin and end."""
         event = entry.dagster_event
+        if event is not None and event.event_type == dg.DagsterEventType.RUN_START:
+            set_origin(self.instance, entry.run_id, self._origin)
         name = self._asset_of.get(str(event.step_key)) if event is not None else None
         if event is None or name is None:
             return

@@ -186,6 +186,9 @@ def test_only_what_is_not_up_to_date_is_run(platform: Platform, instance: dg.Dag
     walk = Walks(platform, tmp_path)
     everything = walk(instance)
     assert everything.keys() == {*UP_TO_LEDGER}
+    # By its origin the UI finds the code location that a run is re-executed by.
+    origins = [run.remote_job_origin for run in instance.get_runs()]
+    assert {origin and origin.repository_origin.get_label() for origin in origins} == {"__repository__@glr_assets"}
     assert walk(instance) == {}
     # An instance that knows nothing gets its materializations.
     with dg.DagsterInstance.ephemeral() as another:

@@ -84,7 +84,8 @@ def test_the_code_location_has_one_name_however_it_is_opened(tmp_path: Path) -> 
 
     from dagster._core.workspace.load import location_origins_from_yaml_paths
 
-    from glr_assets.dev import LOCATION, WORKSPACE, dev_command
+    from glr_assets.defs.code_location import LOCATION
+    from glr_assets.dev import WORKSPACE, dev_command
 
     root = INFRA.parent
     # `dg dev` takes the folder's name where the project gives none.
