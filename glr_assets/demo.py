@@ -15,6 +15,7 @@ from glr_assets.defs.lineage import Step, materialise_lineage, open_instance
 from glr_assets.defs.process_locks import fail_lost_runs
 from glr_assets.dev import dagster_home, prepared_home
 from glr_assets.evaluation.report import REPORT
+from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.account import account_lines, image_account
 from glr_assets.packing.pack import read_summary, summary_lines
 from glr_assets.receipts import need_receipt
@@ -179,6 +180,7 @@ def shown(report: DemoReport) -> str:
         "",
         f"source   {report.source}   recipe {report.recipe}",
         f"images   {images.seen} seen, {images.stored} stored, {images.corrupt} corrupt",
+        *([f"         corrupt: status `failed` in {IMAGE_CATALOG.path}; `glr why ID`"] if images.corrupt else ()),
         f"train    {images.deduped} of the competition's set kept + {images.extra} extras = {images.train}",
         f"cleaned  {images.cleaned} of them verified by another photograph of their landmark",
         f"search   {images.index} index images, {images.test} test images",

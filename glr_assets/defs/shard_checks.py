@@ -174,7 +174,7 @@ def _of_features(kind: FeatureSet) -> ShardCheck:
     return ShardCheck(
         "features_reconcile",
         "Every image has its local features in the file beside the table, or a reason why it has none; at most "
-        f"{images.MOST_FAILED:.0%} failed.",
+        f"{images.MOST_FAILED:.0%} failed, or a single one.",
         partial(_described, kind),
     )
 
@@ -186,7 +186,7 @@ SHARD_CHECKS: Final[Mapping[str, ShardCheck]] = {
             "members_reconcile",
             "Members of the shard = stored + skipped + failed, counted again in its index; each that is not stored has "
             f"a reason, each that is lies in the stored TAR; at most {images.MOST_FAILED:.0%} of the wanted ones "
-            "failed. Where an MD5 is published, a shard of another one is not stored at all.",
+            "failed, or a single one. Where an MD5 is published, a shard of another one is not stored at all.",
             partial(_ingested, split),
         )
         for split in SPLITS
@@ -201,7 +201,7 @@ SHARD_CHECKS: Final[Mapping[str, ShardCheck]] = {
     scores.ASSET: ShardCheck(
         "every_image_has_a_score",
         "Every stored image of the shard has a score, or a reason why it has none; at most "
-        f"{images.MOST_FAILED:.0%} failed.",
+        f"{images.MOST_FAILED:.0%} failed, or a single one.",
         _scored,
     ),
     "verified_pairs": ShardCheck(

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from glr_assets.receipts import Summary
 
 STATUSES: Final = ("stored", "skipped", "failed")
-#: Large published sets hold a few broken files for ever; a larger share of them points to a fault.
+#: Large published sets hold a few broken files for ever; a larger share of them points to a fault. Of a small set one
+#: file is a larger share and points to nothing.
 MOST_FAILED: Final = 0.01
 _MD5: Final = re.compile("[0-9a-f]{32}")
 
@@ -48,7 +49,7 @@ def unreconciled(index: pa.Table, summary: Summary, tar_bytes: int) -> str:
 
 
 def many_failed(summary: Summary, done: str = "stored", things: str = "images") -> str:
-    """Of the images that were wanted no more failed than a published set holds broken ones.
+    """Of the images that were wanted no more failed than a published set holds broken ones: 1 %, or one, but not all.
 
     Args:
         summary: figures with `failed`, `failed: <reason>` for each reason, and those that did not fail as `done`.
@@ -56,7 +57,7 @@ def many_failed(summary: Summary, done: str = "stored", things: str = "images") 
         things: what failed, in the plural.
     """
     failed, others = (int(summary.get(name) or 0) for name in ("failed", done))
-    if failed <= MOST_FAILED * (failed + others):
+    if not failed or (others and failed <= max(1, MOST_FAILED * (failed + others))):
         return ""
     reasons = {name.partition(": ")[2]: value for name, value in summary.items() if name.startswith("failed: ")}
     told = ", ".join(f"{reason} {value}" for reason, value in reasons.items())

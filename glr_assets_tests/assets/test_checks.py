@@ -15,9 +15,10 @@ import pytest
 from glr_assets.csv_structure import UNTERMINATED
 from glr_assets.curation.schemas import TRAIN_EXTRA, TRAIN_MANIFEST, TRAIN_TEST_LEAKS
 from glr_assets.defs.build import TABLES, build_definitions
-from glr_assets.defs.checks import CHECKS, schema_check
+from glr_assets.defs.checks import CHECKS, few_images_failed, schema_check
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.shards import counted_parts
+from glr_assets.images.checks import many_failed
 from glr_assets.images.schemas import IMAGE_CATALOG
 from glr_assets.ledger.schemas import IMAGE_LEDGER
 from glr_assets.metadata.schemas import (
@@ -292,22 +293,44 @@ def test_schema_fails_on_a_repeated_id_and_on_a_lost_column(curated: Platform) -
     assert "more than once" in str(failed.metadata)
 
 
-def test_many_images_that_failed_warn_and_a_few_do_not(curated: Platform) -> None:
+def test_failed_images_are_counted_and_named_and_many_of_them_warn(curated: Platform) -> None:
     sound = read_table(curated.open_store(), IMAGE_CATALOG)
-    statuses = sound["status"].to_pylist()
+    statuses, reasons = sound["status"].to_pylist(), sound["reason"].to_pylist()
     rows = [row for row, split in enumerate(sound["split"].to_pylist()) if split == "test"]
 
     def failing(count: int) -> dg.AssetCheckResult:
-        failed = dict.fromkeys(rows[:count], "failed")
-        column = pa.array([failed.get(row, status) for row, status in enumerate(statuses)])
-        rewrite(curated, IMAGE_CATALOG, lambda _: with_column(sound, "status", column))
-        return evaluated(BY_NAME["few_images_failed"], curated)
+        for row in rows[:count]:
+            statuses[row], reasons[row] = "failed", f"cut at byte {row}"
+        rewrite(
+            curated,
+            IMAGE_CATALOG,
+            lambda _: with_column(with_column(sound, "status", pa.array(statuses)), "reason", pa.array(reasons)),
+        )
+        return evaluated(few_images_failed, curated)
 
-    assert failing(len(rows) // 100).passed
-    result = failing(len(rows) // 100 + 1)
-    assert not result.passed
-    assert result.severity == dg.AssetCheckSeverity.WARN
-    assert f"test: {len(rows) // 100 + 1} of {len(rows)} images failed" in str(result.metadata)
+    none, one, two, many = (failing(count) for count in (0, 1, 2, 12))
+    assert [result.passed for result in (none, one, two, many)] == [True, True, False, False]
+    assert [result.metadata["failed"].value for result in (none, one, two, many)] == [0, 1, 2, 12]
+    assert "first failed images" not in none.metadata
+    named = str(one.metadata["first failed images"].value)
+    assert sound["id"][rows[0]].as_py() in named
+    assert f"cut at byte {rows[0]}" in named
+    assert two.severity == dg.AssetCheckSeverity.WARN
+    assert two.metadata["problem"].value == f"test: 2 of {len(rows)} images failed"
+    assert str(many.metadata["first failed images"].value).count("cut at byte") == 10
+
+
+@pytest.mark.parametrize(
+    ("failed", "stored", "warns"),
+    [
+        *((0, 0, False), (0, 9, False), (1, 9, False), (1, 99, False), (1, 299, False), (2, 198, False)),
+        *((1, 0, True), (3, 0, True), (2, 8, True), (2, 197, True), (3, 296, True), (3, 297, False)),
+    ],
+)
+def test_a_single_broken_file_is_no_warning_and_more_than_a_hundredth_are(
+    failed: int, stored: int, warns: bool
+) -> None:
+    assert bool(many_failed({"failed": failed, "stored": stored})) == warns
 
 
 def test_landmarks_of_nobody_fail(curated: Platform) -> None:

@@ -114,26 +114,24 @@ def test_a_shard_of_which_many_images_failed_warns(run: Runner, platform: Platfo
     store = platform.open_store()
     place = {"split": "train", "shard": "000"}
     statuses = read_table(store, IMAGE_INDEX, **place)["status"].to_pylist()
-    first = statuses.index("stored")
-    statuses[first] = "failed"
-    reasons = [
-        "undecodable: cut" if row == first else reason
-        for row, reason in enumerate(read_table(store, IMAGE_INDEX, **place)["reason"].to_pylist())
-    ]
+    broken = [row for row, status in enumerate(statuses) if status == "stored"][:2]
+    reasons = read_table(store, IMAGE_INDEX, **place)["reason"].to_pylist()
+    for row in broken:
+        statuses[row], reasons[row] = "failed", "undecodable: cut"
     rewrite(store, IMAGE_INDEX, lambda data: replaced(replaced(data, "status", statuses), "reason", reasons), **place)
     counts = Counter(statuses)
     receipt = find_receipt(store, "train_images/000")
     assert receipt is not None
     summary = receipt.summary | {
         "stored": counts["stored"],
-        "failed": 1,
-        "failed: undecodable": 1,
+        "failed": 2,
+        "failed: undecodable": 2,
     }
     rewritten(store, "train_images/000", summary=summary)
     result = look(platform, "train_images", "000")
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
-    wanted = counts["stored"] + 1
-    assert result.metadata["problem"].value == f"1 of {wanted} images failed: undecodable 1"
+    wanted = counts["stored"] + 2
+    assert result.metadata["problem"].value == f"2 of {wanted} images failed: undecodable 2"
 
 
 def test_images_without_vectors_scores_or_features_fail(run: Runner, platform: Platform) -> None:
