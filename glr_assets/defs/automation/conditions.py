@@ -10,15 +10,21 @@ Models are trained by schedule or by hand, and packages for others are exported 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
 from glr_assets.defs import tags
 from glr_assets.defs.shards import SHARDS
+
+if TYPE_CHECKING:
+    from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
+    from dagster._core.asset_graph_view.entity_subset import EntitySubset
+
+    Subset = EntitySubset[dg.AssetKey]
 
 #: The root whose partitions stand for all shards of an asset: the edge to that asset itself is what triggers.
 STORED_SHARDS = dg.AssetKey("stored_shards")
@@ -52,6 +58,7 @@ _CHOOSERS = ("training", "retrieval")
 
 C = dg.AutomationCondition
 Condition = dg.AutomationCondition[Any]
+Context = dg.AutomationContext[dg.AssetKey]
 
 
 class UsedByRecipe(dg.AutomationCondition[dg.AssetKey]):
@@ -60,18 +67,17 @@ class UsedByRecipe(dg.AutomationCondition[dg.AssetKey]):
     name = "used_by_recipe"
     requires_cursor = False
 
-    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+    def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:
         """The candidates, or none of them."""
-        used = used_by_recipe(context)
+        used = used_by_recipe(context.asset_graph_view, context.key)
         return dg.AutomationResult(context, context.candidate_subset if used else context.get_empty_subset())
 
 
-def used_by_recipe(context: dg.AutomationContext[dg.AssetKey]) -> bool:
-    """Whether the recipe, as last observed, uses the asset that is evaluated."""
-    branch = _BRANCHED.get(context.key.to_user_string())
+def used_by_recipe(view: AssetGraphView, key: dg.AssetKey) -> bool:
+    """Whether the recipe, as last observed, uses an asset."""
+    branch = _BRANCHED.get(key.to_user_string())
     if branch is None:
         return True
-    view = context.asset_graph_view
     if view not in _CHOSEN:
         _CHOSEN[view] = chosen_manifests(view.instance)
     return branch in _CHOSEN[view]
@@ -97,46 +103,94 @@ def _observed(instance: dg.DagsterInstance, root: str, key: str) -> str:
     return str(observation.metadata["value"].value) if observation is not None else ""
 
 
-class Changed(dg.AutomationCondition[dg.AssetKey]):
-    """True of the partitions that the asset depends on whose data version changed since the last tick.
+async def _changed(context: Context, key: dg.AssetKey) -> Subset:
+    """Those of another data version than at the last tick."""
+    view, previous = context.asset_graph_view, context.previous_temporal_context
+    if previous is None:
+        return view.get_empty_subset(key=key)
+    return await view.compute_data_version_changed_since_temporal_context_subset(key=key, temporal_context=previous)
 
-    Dagster's `data_version_changed` is true, of an asset without partitions, for any partition of a dependency, also
-    for one that its partition mapping leaves out.
+
+async def _requested(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that this tick requests."""
+    return context.request_subsets_by_key.get(key) or context.asset_graph_view.get_empty_subset(key=key)
+
+
+async def _lacking(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that are missing and not requested this tick; none of an asset that the recipe does not use."""
+    view = context.asset_graph_view
+    if not used_by_recipe(view, key):
+        return view.get_empty_subset(key=key)
+    missing = await view.compute_missing_subset(key=key, from_subset=view.get_full_subset(key=key))
+    return missing.compute_difference(await _requested(context, key))
+
+
+async def _not_begun(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that are missing and did not fail, where no partition of the asset was made yet."""
+    view = context.asset_graph_view
+    full = view.get_full_subset(key=key)
+    if not (await view.compute_materialized_asset_subset(key)).is_empty:
+        return view.get_empty_subset(key=key)
+    return full.compute_difference(await view.compute_execution_failed_subset(key=key, from_subset=full))
+
+
+@dataclass(frozen=True, eq=False)
+class OfDependency(dg.AutomationCondition[dg.AssetKey]):
+    """True of some partitions of a dependency.
+
+    Attributes:
+        partitions: gives them, of all partitions of an asset.
     """
 
-    name = "changed"
+    partitions: Callable[[Context, dg.AssetKey], Awaitable[Subset]]
     requires_cursor = False
 
-    async def evaluate(  # type: ignore[override]
-        self, context: dg.AutomationContext[dg.AssetKey]
-    ) -> dg.AutomationResult[dg.AssetKey]:
-        """Those of the candidates that did."""
-        previous = context.previous_temporal_context
-        if previous is None or context.candidate_subset.is_empty:
-            return dg.AutomationResult(context, context.get_empty_subset())
-        changed = await context.asset_graph_view.compute_data_version_changed_since_temporal_context_subset(
-            key=context.key, temporal_context=previous
-        )
-        return dg.AutomationResult(context, context.candidate_subset.compute_intersection(changed))
+    @property
+    def name(self) -> str:
+        """That of the function."""
+        return self.partitions.__name__.strip("_")
+
+    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
+        """Those of the candidates."""
+        found = await self.partitions(context, context.key)
+        return dg.AutomationResult(context, context.candidate_subset.compute_intersection(found))
 
 
-class Lacking(dg.AutomationCondition[dg.AssetKey]):
-    """True of partitions that are missing, were not requested this tick, and which the recipe uses."""
+@dataclass(frozen=True, eq=False)
+class AnyDependency(dg.AutomationCondition[dg.AssetKey]):
+    """True of what depends on a partition of these assets of which a condition is true.
 
-    name = "lacking"
+    Dagster's `any_deps_match` is true, of an asset without partitions, for any partition of a dependency, also for one
+    that its partition mapping leaves out. And it evaluates two nodes for each dependency, though nothing of it is true.
+
+    Attributes:
+        label: what it says of the asset.
+        assets: the dependencies.
+        condition: of their partitions.
+    """
+
+    label: str
+    assets: tuple[dg.AssetKey, ...]
+    condition: OfDependency
     requires_cursor = False
 
-    async def evaluate(  # type: ignore[override]
-        self, context: dg.AutomationContext[dg.AssetKey]
-    ) -> dg.AutomationResult[dg.AssetKey]:
-        """Those of the candidates that are."""
-        if not used_by_recipe(context):
-            return dg.AutomationResult(context, context.get_empty_subset())
-        missing = await context.asset_graph_view.compute_missing_subset(
-            key=context.key, from_subset=context.candidate_subset
-        )
-        requested = context.request_subsets_by_key.get(context.key)
-        return dg.AutomationResult(context, missing if requested is None else missing.compute_difference(requested))
+    @property
+    def name(self) -> str:
+        """The label, which is what the UI shows."""
+        return self.label
+
+    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
+        """Those of the candidates, with a node for each dependency that something is true of."""
+        true, results = context.get_empty_subset(), []
+        for key in self.assets if not context.candidate_subset.is_empty else ():
+            if not (await self.condition.partitions(context, key)).is_empty:
+                node = C.asset_matches(key, self.condition)
+                results.append(
+                    await context.for_child_condition(node, [None], context.candidate_subset).evaluate_async()
+                )
+                true = true.compute_union(results[-1].true_subset)
+        true = context.candidate_subset.compute_intersection(true)
+        return dg.AutomationResult(context, true, child_results=results)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +208,7 @@ class UpstreamBusy(dg.AutomationCondition[dg.AssetKey]):
     name = "upstream_busy"
     requires_cursor = False
 
-    async def evaluate(  # type: ignore[override]
-        self, context: dg.AutomationContext[dg.AssetKey]
-    ) -> dg.AutomationResult[dg.AssetKey]:
+    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
         """All candidates, or none."""
         view = context.asset_graph_view
         for key in self.assets:
@@ -218,12 +270,12 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
     elsewhere = {parent.key for parent in parents if parent.partitions != node.partitions}
     sharded = sorted(parent for parent in elsewhere if nodes[parent].partitions is not None)
     handled = C.newly_requested() | C.newly_updated()
-    changed = _deps(Changed(), node.parents - {STORED_SHARDS}).with_label("a dependency has another data version")
+    changed = _any("a dependency has another data version", _changed, node.parents - {STORED_SHARDS})
     triggers = C.newly_missing() | changed | C.code_version_changed()
     others = waits_for(key, nodes)
     together = {parent.key for parent in parents if not parent.by_hand} - elsewhere - others
     if together:
-        triggers = triggers | _deps(C.will_be_requested(), together).with_label("a dependency is made in the same run")
+        triggers = triggers | _any("a dependency is made in the same run", _requested, together)
     if node.retried:
         triggers = triggers | (C.cron_tick_passed(NIGHT) & C.execution_failed()).with_label(
             "failed, tried once a night"
@@ -231,8 +283,8 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
     due = triggers.since(handled).with_label("changed since it was requested or made")
     foreign = (elsewhere | roots) - {STORED_SHARDS}
     if foreign:
-        changes = _deps(Changed(), foreign)
-        meanwhile = (C.in_progress() | C.newly_updated() | C.newly_requested()) & changes
+        changes = _any("a dependency made elsewhere has another data version", _changed, foreign)
+        meanwhile = changes & (C.in_progress() | handled)
         # A change is later than a request that the same tick sees, so the request does not cover it.
         lasting = meanwhile.since(C.newly_requested() & ~changes)
         due = due | lasting.with_label("a dependency changed while it was being made")
@@ -241,15 +293,16 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
         ready = ready & UsedByRecipe()
     needed = node.parents - roots - set(sharded)
     if needed:
-        ready = ready & ~_deps(Lacking(), needed).with_label("a dependency is missing")
-    for parent in sharded:
-        none_yet = C.asset_matches(parent, C.missing() & ~C.execution_failed()) & ~C.asset_matches(parent, ~C.missing())
-        ready = ready & ~none_yet.with_label(f"no partition of {parent.to_user_string()} was made yet")
+        ready = ready & ~_any("a dependency is missing", _lacking, needed)
+    if sharded:
+        ready = ready & ~_any("no partition of a dependency was made yet", _not_begun, sharded)
     return due & ready
 
 
-def _deps(condition: Condition, keys: Iterable[dg.AssetKey]) -> Any:
-    return C.any_deps_match(condition).allow(dg.AssetSelection.assets(*sorted(keys)))
+def _any(
+    label: str, partitions: Callable[[Context, dg.AssetKey], Awaitable[Subset]], assets: Iterable[dg.AssetKey]
+) -> AnyDependency:
+    return AnyDependency(label, tuple(sorted(assets)), OfDependency(partitions))
 
 
 def waits_for(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> set[dg.AssetKey]:
