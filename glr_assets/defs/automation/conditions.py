@@ -12,22 +12,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
 from glr_assets.defs import tags
+from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.shards import SHARDS
+from glr_assets.defs.source import REMOVED, shards_node
 
-if TYPE_CHECKING:
-    from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
-    from dagster._core.asset_graph_view.entity_subset import EntitySubset
-
-    Subset = EntitySubset[dg.AssetKey]
-
-#: The root whose partitions stand for all shards of an asset: the edge to that asset itself is what triggers.
-STORED_SHARDS = dg.AssetKey("stored_shards")
+#: The roots that stand for the shards of the source.
+SOURCE_SHARDS = frozenset(dg.AssetKey(shards_node(split)) for split in SHARDS)
 BY_HAND_GROUPS = frozenset({"training", "exports"})
 BY_HAND = frozenset({dg.AssetKey("non_landmark_classifier")})
 #: Of these groups, what costs nothing and other groups read.
@@ -41,17 +37,8 @@ RETRIED_BY_SCHEDULE = frozenset(dg.AssetKey(f"{split}_images") for split in SHAR
 #: Assets that are made only where the recipe chooses the manifest that they lead to.
 BRANCHES: Mapping[str, frozenset[str]] = {
     "cleaned_manifest": frozenset({"verification_calibration", "verified_pairs", "cleaned_manifest"}),
-    "non_landmark_filter": frozenset(
-        {
-            "openimages_annotations",
-            "openimages_images",
-            "openimages_classifier_dataset",
-            "non_landmark_classifier",
-            "non_landmark_scores",
-            "filter_manifest",
-            "non_landmark_filter",
-        }
-    ),
+    "non_landmark_filter": frozenset({"openimages_annotations", "openimages_images", "openimages_classifier_dataset"})
+    | {"non_landmark_classifier", "non_landmark_scores", "filter_manifest", "non_landmark_filter"},
 }
 _BRANCHED = {asset: manifest for manifest, assets in BRANCHES.items() for asset in assets}
 _CHOOSERS = ("training", "retrieval")
@@ -59,28 +46,96 @@ _CHOOSERS = ("training", "retrieval")
 C = dg.AutomationCondition
 Condition = dg.AutomationCondition[Any]
 Context = dg.AutomationContext[dg.AssetKey]
+#: A subset of an asset's partitions, as Dagster's conditions have it.
+Subset = Any
+Partitions = Callable[[Context, dg.AssetKey], Awaitable[Subset]]
 
 
-class UsedByRecipe(dg.AutomationCondition[dg.AssetKey]):
-    """True of assets that the recipe uses: of a branch where `manifest`, as last observed, chooses what it leads to."""
+@dataclass(frozen=True, eq=False)
+class Where(dg.AutomationCondition[dg.AssetKey]):
+    """True of partitions that a function gives, or of what depends on such partitions of other assets.
 
-    name = "used_by_recipe"
+    Dagster's `any_deps_match` is true, of an asset without partitions, for any partition of a dependency, also for one
+    that its partition mapping leaves out; and it evaluates two nodes for each dependency, though nothing is true of it.
+
+    Attributes:
+        text: what it says of the asset in the UI.
+        partitions: gives, of all partitions of an asset, those of which it is true.
+        dependencies: the assets whose partitions count; none: those of the asset itself.
+    """
+
+    text: str
+    partitions: Partitions
+    dependencies: tuple[dg.AssetKey, ...] = ()
     requires_cursor = False
 
-    def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:
-        """The candidates, or none of them."""
-        used = used_by_recipe(context.asset_graph_view, context.key)
-        return dg.AutomationResult(context, context.candidate_subset if used else context.get_empty_subset())
+    @property
+    def name(self) -> str:
+        """The text."""
+        return self.text
+
+    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
+        """Those of the candidates, with a node for each dependency that has such partitions."""
+        found, nodes = context.get_empty_subset(), []
+        if not context.candidate_subset.is_empty:
+            for key in self.dependencies or [context.key]:
+                those = await self.partitions(context, key)
+                if self.dependencies and not those.is_empty:
+                    node = C.asset_matches(key, Where(self.text, self.partitions))
+                    of_key = context.for_child_condition(node, [None], context.candidate_subset)
+                    nodes.append(await of_key.evaluate_async())
+                    those = nodes[-1].true_subset
+                found = found if those.is_empty else found.compute_union(those)
+        found = context.candidate_subset.compute_intersection(found)
+        return dg.AutomationResult(context, found, child_results=nodes)
 
 
-def used_by_recipe(view: AssetGraphView, key: dg.AssetKey) -> bool:
-    """Whether the recipe, as last observed, uses an asset."""
-    branch = _BRANCHED.get(key.to_user_string())
-    if branch is None:
-        return True
-    if view not in _CHOSEN:
+async def changed(context: Context, key: dg.AssetKey) -> Subset:
+    """Those of another data version than at the last tick."""
+    view, previous = context.asset_graph_view, context.previous_temporal_context
+    if previous is None or previous.last_event_id == view.last_event_id:
+        return view.get_empty_subset(key=key)
+    return await view.compute_data_version_changed_since_temporal_context_subset(key=key, temporal_context=previous)
+
+
+async def requested(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that this tick requests."""
+    return context.request_subsets_by_key.get(key) or context.asset_graph_view.get_empty_subset(key=key)
+
+
+async def lacking(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that are missing and not requested this tick; none of an asset that the recipe does not use."""
+    view = context.asset_graph_view
+    missing = await view.compute_missing_subset(key=key, from_subset=await used(context, key))
+    return missing.compute_difference(await requested(context, key))
+
+
+async def not_begun(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that did not fail, where no partition of the asset was made yet."""
+    view = context.asset_graph_view
+    if not (await view.compute_materialized_asset_subset(key)).is_empty:
+        return view.get_empty_subset(key=key)
+    full = view.get_full_subset(key=key)
+    return full.compute_difference(await view.compute_execution_failed_subset(key=key, from_subset=full))
+
+
+async def gone(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that were last observed as removed, of a root of source shards."""
+    view, removed = context.asset_graph_view, {DATA_VERSION_TAG: REMOVED}
+    observed = view.instance.event_log_storage.get_latest_tags_by_partition(
+        key, dg.DagsterEventType.ASSET_OBSERVATION, [*removed]
+    )
+    keys = {partition for partition, of in observed.items() if of == removed}
+    return view.get_full_subset(key=key).compute_intersection_with_partition_keys(keys)
+
+
+async def used(context: Context, key: dg.AssetKey) -> Subset:
+    """All, or none of an asset of a branch that the recipe, as last observed, does not choose."""
+    view, branch = context.asset_graph_view, _BRANCHED.get(key.to_user_string())
+    if branch is not None and view not in _CHOSEN:
         _CHOSEN[view] = chosen_manifests(view.instance)
-    return branch in _CHOSEN[view]
+    unused = branch is not None and branch not in _CHOSEN[view]
+    return view.get_empty_subset(key=key) if unused else view.get_full_subset(key=key)
 
 
 #: By the view of a tick what the recipe chooses, so that it is read once a tick.
@@ -89,149 +144,49 @@ _CHOSEN: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
 
 def chosen_manifests(instance: dg.DagsterInstance) -> set[str]:
     """The manifests that train, are searched, or are filtered to become these, as the recipe was last observed."""
-    chosen = {_observed(instance, f"recipe_{table}", "manifest") for table in _CHOOSERS}
-    if "non_landmark_filter" in chosen:
-        chosen.add(_observed(instance, "recipe_filter", "manifest"))
-    return chosen
+    chosen = {_observed(instance, f"recipe_{table}") for table in _CHOOSERS}
+    return chosen | ({_observed(instance, "recipe_filter")} if "non_landmark_filter" in chosen else set())
 
 
-def _observed(instance: dg.DagsterInstance, root: str, key: str) -> str:
-    latest = instance.fetch_observations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(root), asset_partitions=[key]), limit=1
-    ).records
+def _observed(instance: dg.DagsterInstance, root: str) -> str:
+    asked = dg.AssetRecordsFilter(asset_key=dg.AssetKey(root), asset_partitions=["manifest"])
+    latest = instance.fetch_observations(asked, limit=1).records
     observation = latest[0].asset_observation if latest else None
     return str(observation.metadata["value"].value) if observation is not None else ""
 
 
-async def _changed(context: Context, key: dg.AssetKey) -> Subset:
-    """Those of another data version than at the last tick."""
-    view, previous = context.asset_graph_view, context.previous_temporal_context
-    if previous is None:
-        return view.get_empty_subset(key=key)
-    return await view.compute_data_version_changed_since_temporal_context_subset(key=key, temporal_context=previous)
-
-
-async def _requested(context: Context, key: dg.AssetKey) -> Subset:
-    """Those that this tick requests."""
-    return context.request_subsets_by_key.get(key) or context.asset_graph_view.get_empty_subset(key=key)
-
-
-async def _lacking(context: Context, key: dg.AssetKey) -> Subset:
-    """Those that are missing and not requested this tick; none of an asset that the recipe does not use."""
-    view = context.asset_graph_view
-    if not used_by_recipe(view, key):
-        return view.get_empty_subset(key=key)
-    missing = await view.compute_missing_subset(key=key, from_subset=view.get_full_subset(key=key))
-    return missing.compute_difference(await _requested(context, key))
-
-
-async def _not_begun(context: Context, key: dg.AssetKey) -> Subset:
-    """Those that are missing and did not fail, where no partition of the asset was made yet."""
-    view = context.asset_graph_view
-    full = view.get_full_subset(key=key)
-    if not (await view.compute_materialized_asset_subset(key)).is_empty:
-        return view.get_empty_subset(key=key)
-    return full.compute_difference(await view.compute_execution_failed_subset(key=key, from_subset=full))
-
-
-@dataclass(frozen=True, eq=False)
-class OfDependency(dg.AutomationCondition[dg.AssetKey]):
-    """True of some partitions of a dependency.
-
-    Attributes:
-        partitions: gives them, of all partitions of an asset.
-    """
-
-    partitions: Callable[[Context, dg.AssetKey], Awaitable[Subset]]
-    requires_cursor = False
-
-    @property
-    def name(self) -> str:
-        """That of the function."""
-        return self.partitions.__name__.strip("_")
-
-    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
-        """Those of the candidates."""
-        found = await self.partitions(context, context.key)
-        return dg.AutomationResult(context, context.candidate_subset.compute_intersection(found))
-
-
-@dataclass(frozen=True, eq=False)
-class AnyDependency(dg.AutomationCondition[dg.AssetKey]):
-    """True of what depends on a partition of these assets of which a condition is true.
-
-    Dagster's `any_deps_match` is true, of an asset without partitions, for any partition of a dependency, also for one
-    that its partition mapping leaves out. And it evaluates two nodes for each dependency, though nothing of it is true.
-
-    Attributes:
-        label: what it says of the asset.
-        assets: the dependencies.
-        condition: of their partitions.
-    """
-
-    label: str
-    assets: tuple[dg.AssetKey, ...]
-    condition: OfDependency
-    requires_cursor = False
-
-    @property
-    def name(self) -> str:
-        """The label, which is what the UI shows."""
-        return self.label
-
-    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
-        """Those of the candidates, with a node for each dependency that something is true of."""
-        true, results = context.get_empty_subset(), []
-        for key in self.assets if not context.candidate_subset.is_empty else ():
-            if not (await self.condition.partitions(context, key)).is_empty:
-                node = C.asset_matches(key, self.condition)
-                results.append(
-                    await context.for_child_condition(node, [None], context.candidate_subset).evaluate_async()
-                )
-                true = true.compute_union(results[-1].true_subset)
-        true = context.candidate_subset.compute_intersection(true)
-        return dg.AutomationResult(context, true, child_results=results)
-
-
-@dataclass(frozen=True, eq=False)
-class UpstreamBusy(dg.AutomationCondition[dg.AssetKey]):
-    """True while any partition of these assets is being made, is held by an open backfill, or was requested this tick.
+def under_way(assets: Iterable[dg.AssetKey]) -> Partitions:
+    """All partitions, while any of these assets is being made, is held by an open backfill, or is requested this tick.
 
     Dagster's `any_deps_in_progress` looks at direct dependencies, and its `will_be_requested` only at those that can
     share a run.
 
-    Attributes:
-        assets: upstream of the asset, and not to be made in one run with it.
+    Args:
+        assets: upstream of an asset, and not to be made in one run with it.
     """
 
-    assets: tuple[dg.AssetKey, ...]
-    name = "upstream_busy"
-    requires_cursor = False
-
-    async def evaluate(self, context: Context) -> dg.AutomationResult[dg.AssetKey]:  # type: ignore[override]
-        """All candidates, or none."""
+    async def busy(context: Context, key: dg.AssetKey) -> Subset:
         view = context.asset_graph_view
-        for key in self.assets:
-            full = view.get_full_subset(key=key)
-            requested = context.request_subsets_by_key.get(key)
+        for above in assets:
+            full = view.get_full_subset(key=above)
             if (
-                (requested is not None and not requested.is_empty)
-                or not (await view.compute_run_in_progress_subset(key=key, from_subset=full)).is_empty
-                or not (await view.compute_backfill_in_progress_subset(key=key, from_subset=full)).is_empty
+                not (await requested(context, above)).is_empty
+                or not (await view.compute_run_in_progress_subset(key=above, from_subset=full)).is_empty
+                or not (await view.compute_backfill_in_progress_subset(key=above, from_subset=full)).is_empty
             ):
-                return dg.AutomationResult(context, context.candidate_subset)
-        return dg.AutomationResult(context, context.get_empty_subset())
+                return view.get_full_subset(key=key)
+        return view.get_empty_subset(key=key)
+
+    return busy
 
 
 @dataclass(frozen=True)
 class _Node:
     """What of an asset decides its condition."""
 
-    key: dg.AssetKey
     parents: frozenset[dg.AssetKey]
     partitions: dg.PartitionsDefinition[Any] | None
     by_hand: bool
-    retried: bool
 
 
 def is_by_hand(key: dg.AssetKey, group: str | None) -> bool:
@@ -243,11 +198,9 @@ def with_conditions(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefi
     """The same assets, each that is not made by hand with its condition."""
     nodes = {
         spec.key: _Node(
-            spec.key,
             frozenset(dep.asset_key for dep in spec.deps),
             found.partitions_def,
             is_by_hand(spec.key, spec.group_name),
-            spec.key not in RETRIED_BY_SCHEDULE,
         )
         for found in assets
         for spec in found.specs
@@ -264,45 +217,40 @@ def with_conditions(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefi
 def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condition:
     """The condition of one asset of a lineage."""
     node = nodes[key]
-    parents = [nodes[parent] for parent in node.parents if parent in nodes]
-    roots = node.parents - nodes.keys()
+    parents, roots = node.parents & nodes.keys(), node.parents - nodes.keys()
     # Parents of other partitions are made in other runs, and one partition of theirs that is missing is no obstacle.
-    elsewhere = {parent.key for parent in parents if parent.partitions != node.partitions}
-    sharded = sorted(parent for parent in elsewhere if nodes[parent].partitions is not None)
+    elsewhere = {parent for parent in parents if nodes[parent].partitions != node.partitions}
+    sharded = {parent for parent in elsewhere if nodes[parent].partitions is not None}
     handled = C.newly_requested() | C.newly_updated()
-    changed = _any("a dependency has another data version", _changed, node.parents - {STORED_SHARDS})
-    triggers = C.newly_missing() | changed | C.code_version_changed()
+    news = _any("a dependency has another data version", changed, node.parents)
+    triggers = C.newly_missing() | news | C.code_version_changed()
     others = waits_for(key, nodes)
-    together = {parent.key for parent in parents if not parent.by_hand} - elsewhere - others
+    together = {parent for parent in parents if not nodes[parent].by_hand} - elsewhere - others
     if together:
-        triggers = triggers | _any("a dependency is made in the same run", _requested, together)
-    if node.retried:
-        triggers = triggers | (C.cron_tick_passed(NIGHT) & C.execution_failed()).with_label(
-            "failed, tried once a night"
-        )
-    due = triggers.since(handled).with_label("changed since it was requested or made")
-    foreign = (elsewhere | roots) - {STORED_SHARDS}
+        triggers = triggers | _any("a dependency is made in the same run", requested, together)
+    if key not in RETRIED_BY_SCHEDULE:
+        failed = (C.cron_tick_passed(NIGHT) & C.execution_failed()).with_label("failed, tried once a night")
+        triggers = triggers | failed
+    due: Condition = triggers.since(handled).with_label("changed since it was requested or made")
+    foreign = elsewhere | roots
     if foreign:
-        changes = _any("a dependency made elsewhere has another data version", _changed, foreign)
-        meanwhile = changes & (C.in_progress() | handled)
+        later = _any("a dependency made elsewhere has another data version", changed, foreign)
         # A change is later than a request that the same tick sees, so the request does not cover it.
-        lasting = meanwhile.since(C.newly_requested() & ~changes)
+        lasting = (later & (C.in_progress() | handled)).since(C.newly_requested() & ~later)
         due = due | lasting.with_label("a dependency changed while it was being made")
-    ready = ~C.in_progress() & ~UpstreamBusy(tuple(sorted(others)))
-    if key.to_user_string() in _BRANCHED:
-        ready = ready & UsedByRecipe()
-    needed = node.parents - roots - set(sharded)
-    if needed:
-        ready = ready & ~_any("a dependency is missing", _lacking, needed)
+    # Each asks of what the ones before it left, so what costs a query of an asset comes last.
+    ready = due & Where("the recipe uses it", used) if key.to_user_string() in _BRANCHED else due
+    if needed := node.parents - roots - sharded:
+        ready = ready & ~_any("a dependency is missing", lacking, needed)
     if sharded:
-        ready = ready & ~_any("no partition of a dependency was made yet", _not_begun, sharded)
-    return due & ready
+        ready = ready & ~_any("no partition of a dependency was made yet", not_begun, sharded)
+    if shards := roots & SOURCE_SHARDS:
+        ready = ready & ~_any("the source no longer has the shard", gone, shards)
+    return ready & ~C.in_progress() & ~Where("something upstream is being made", under_way(sorted(others)))
 
 
-def _any(
-    label: str, partitions: Callable[[Context, dg.AssetKey], Awaitable[Subset]], assets: Iterable[dg.AssetKey]
-) -> AnyDependency:
-    return AnyDependency(label, tuple(sorted(assets)), OfDependency(partitions))
+def _any(text: str, partitions: Partitions, dependencies: Iterable[dg.AssetKey]) -> Where:
+    return Where(text, partitions, tuple(sorted(dependencies)))
 
 
 def waits_for(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> set[dg.AssetKey]:
@@ -328,25 +276,21 @@ def _upstream(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> set[dg.As
     return found
 
 
-def _switch() -> dg.AutomationConditionSensorDefinition:
-    with warnings.catch_warnings():
-        # Conditions of our own are evaluated by the code server, which is in beta; tests characterize it.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.AutomationConditionSensorDefinition(
-            "automation",
-            target=dg.AssetSelection.all(),
-            use_user_code_server=True,
-            default_status=dg.DefaultSensorStatus.STOPPED,
-            minimum_interval_seconds=30,
-            # A run whose process is lost is begun again; one with a failed step is not: the night tries that again.
-            run_tags={
-                tags.ASKED_BY: "sensor automation",
-                tags.MAX_RETRIES: CRASH_RETRIES,
-                tags.RETRY_ON_FAILED_STEPS: "false",
-            },
-            description="Requests what is missing or stale, from the tables to the submissions. Trains no model.",
-        )
-
-
-#: The one switch for all costly work.
-automation = _switch()
+with warnings.catch_warnings():
+    # Conditions of our own are evaluated by the code server, which is in beta; tests characterize it.
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    #: The one switch for all costly work.
+    automation = dg.AutomationConditionSensorDefinition(
+        "automation",
+        target=dg.AssetSelection.all(),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=30,
+        # A run whose process is lost is begun again; one with a failed step is not: the night tries that again.
+        run_tags={
+            tags.ASKED_BY: "sensor automation",
+            tags.MAX_RETRIES: CRASH_RETRIES,
+            tags.RETRY_ON_FAILED_STEPS: "false",
+        },
+        description="Requests what is missing or stale, from the tables to the submissions. Trains no model.",
+    )
