@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import freeze_time
 
 from glr_assets.defs.automation.conditions import BRANCHES, automation, is_by_hand
+from glr_assets.defs.source import REMOVED
 from glr_assets_tests.automation.simulated import Requested, Simulated
 
 TABLES = {
@@ -159,6 +162,48 @@ def test_manifests_wait_for_an_open_backfill_and_are_requested_once_when_it_ends
     assert "image_catalog" not in orders(list(complete.settle("2")))
 
 
+def test_what_a_failed_backfill_made_goes_on_and_the_rest_is_tried_at_night(complete: Simulated) -> None:
+    complete.observe("recipe_verification", "2", "features")
+    found = complete.tick()
+    *made, failed = found["local_features"]
+    backfill = open_backfill(complete, "local_features", complete.keys["train_shards"])
+    complete.make({**found, "local_features": made}, "2")
+    fail(complete, "local_features", str(failed))
+    assert complete.tick() == {}
+    complete.instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_FAILED))
+    later = orders(list(complete.settle("2")))
+    assert later["recognition_model"] == [0]
+    assert "local_features" not in later
+    night = (datetime.now(UTC) + timedelta(days=1)).replace(hour=2, minute=0, second=10)
+    with freeze_time(night):
+        assert complete.tick() == {"local_features": [failed]}
+    with freeze_time(night + timedelta(seconds=30)):
+        assert complete.tick() == {}
+
+
+def test_a_shard_that_the_source_no_longer_has_is_not_requested_until_it_is_back(complete: Simulated) -> None:
+    complete.observe("source_train_shards", REMOVED, "00001")
+    complete.observe("source_train_shards", "2", "00002")
+    complete.observe("recipe_images", "2", "min_side")
+    kept = [key for key in complete.keys["train_shards"] if key != "00001"]
+    assert complete.tick()["train_images"] == kept
+    assert complete.tick() == {}
+    complete.observe("source_train_shards", "1", "00001")
+    assert complete.tick()["train_images"] == ["00001"]
+
+
+def test_what_reads_every_shard_follows_what_the_store_holds_of_them(complete: Simulated) -> None:
+    complete.observe("stored_shards", "1", "train_images", "local_features")
+    complete.make(complete.tick(), "2")
+    list(complete.settle("2"))
+    complete.observe("stored_shards", "2", "train_images")  # as when a shard is removed, or a new one has failed
+    found = complete.tick()
+    assert "image_catalog" in found
+    assert not {"train_images", "recognition_model"} & found.keys()
+    complete.make(found, "2")
+    assert complete.tick() == {}
+
+
 def test_a_shard_that_lands_while_the_catalog_is_made_makes_it_once_more(complete: Simulated) -> None:
     complete.observe("source_train_shards", "2", "00000")
     complete.make(complete.tick(), "2")
@@ -228,6 +273,19 @@ def test_what_is_made_by_hand_has_no_condition_and_holds_what_needs_it(lineage: 
         node = lineage.graph.get(key)
         by_hand = is_by_hand(key, node.group_name)
         assert (node.automation_condition is None) == by_hand, key
+
+
+def fail(lineage: Simulated, asset: str, partition: str) -> None:
+    """A run of one partition that failed."""
+    key = dg.AssetKey(asset)
+    job = lineage.repository.get_implicit_global_asset_job_def().get_subset(asset_selection={key})
+    run = lineage.instance.create_run_for_job(
+        job,
+        asset_selection=frozenset({key}),
+        tags={"dagster/partition": partition},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    lineage.instance.report_run_failed(run)
 
 
 def open_backfill(lineage: Simulated, asset: str, keys: list[str] | None) -> PartitionBackfill:

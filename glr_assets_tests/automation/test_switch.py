@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from glr_assets.defs.automation.roots import LOOKS
 from glr_assets.defs.platform import Platform
 from glr_assets.receipts import find_receipt, need_receipt
 from glr_assets_tests.automation.conftest import Desk
@@ -68,6 +69,18 @@ def test_shards_of_a_source_reach_the_manifests_once_and_each_later_change_what_
     done = desk.switched_on()
     assert "competition_train" in done[0]
     assert done[1]["train_images"] == ["000", "001", "002", "003", "004"]
+    assert desk.switched_on() == []
+
+    # A removed one is not requested; what reads all shards is made without it.
+    (bucket.folder / "train" / "images_004.tar").unlink()
+    done = desk.switched_on()
+    assert not any("train_images" in of for of in done)
+    assert sum("image_catalog" in of for of in done) == 1
+    assert all(desk.ended)
+    assert "train_images/004" not in need_receipt(store, "image_catalog").inputs
+    for _ in range(LOOKS):
+        desk.tick("observe_roots")
+    assert "004" not in desk.instance.get_dynamic_partitions("train_shards")
     assert desk.switched_on() == []
 
 

@@ -75,7 +75,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def test_any_deps_match_ignores_the_partitions_that_an_unpartitioned_asset_depends_on(
     instance: dg.DagsterInstance,
 ) -> None:
-    """Hence the condition `changed`, which keeps to the candidates."""
+    """Hence the condition `Where`, which keeps to the candidates."""
     changed = C.any_deps_match(C.data_version_changed())
     ticks = Ticks(instance, recipe, asset("table", changed, only("keep")))
     ticks.tick()
@@ -95,7 +95,7 @@ def test_newly_updated_is_not_true_of_a_root_observed_with_the_same_version(inst
 
 
 def test_will_be_requested_is_not_true_of_dependencies_of_other_partitions(instance: dg.DagsterInstance) -> None:
-    """Hence the condition `upstream_busy`: without it a fan-in would be requested in the tick of its shards."""
+    """Hence the question `under_way`: without it a fan-in would be requested in the tick of its shards."""
     images = asset("images", C.missing().newly_true(), shards=True)
     waits = C.missing() & ~C.any_deps_match(C.will_be_requested()) & ~C.any_deps_in_progress()
     ticks = Ticks(instance, images, asset("catalog", waits, "images"))
@@ -144,20 +144,47 @@ def test_conditions_of_our_own_need_the_code_server() -> None:
     """And read of the context what its documentation does not name."""
 
     class Custom(dg.AutomationCondition[dg.AssetKey]):
-        def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        async def evaluate(  # type: ignore[override]
+            self, context: dg.AutomationContext[dg.AssetKey]
+        ) -> dg.AutomationResult[dg.AssetKey]:
             view = context.asset_graph_view
+            assert view.last_event_id is None or view.last_event_id >= 0
             assert context.request_subsets_by_key is not None
             assert context.previous_temporal_context is None or context.previous_temporal_context.last_event_id
             for name in (
                 "compute_run_in_progress_subset",
                 "compute_backfill_in_progress_subset",
+                "compute_execution_failed_subset",
+                "compute_materialized_asset_subset",
                 "compute_missing_subset",
                 "compute_data_version_changed_since_temporal_context_subset",
             ):
                 assert callable(getattr(view, name))
-            return dg.AutomationResult(context, context.candidate_subset)
+            # A child that is no part of the condition's tree is shown all the same.
+            child = context.for_child_condition(
+                C.asset_matches(dg.AssetKey("images"), C.missing()), [None], context.candidate_subset
+            )
+            result = await child.evaluate_async()
+            keys = view.get_full_subset(key=dg.AssetKey("images")).compute_intersection_with_partition_keys({"1", "x"})
+            assert not keys.is_empty
+            assert not view.get_empty_subset(key=context.key).compute_union(result.true_subset).is_empty
+            return dg.AutomationResult(context, result.true_subset, child_results=[result])
 
     assert not Custom().is_serializable
     with dg.DagsterInstance.ephemeral() as instance:
-        ticks = Ticks(instance, asset("table", Custom()))
+        ticks = Ticks(instance, asset("images", None, shards=True), asset("table", Custom(), "images"))
         assert ticks.tick() == {"table": 1}
+
+
+def test_an_and_asks_each_condition_of_what_is_left(instance: dg.DagsterInstance) -> None:
+    """Hence what costs a query of each asset comes last."""
+    asked = []
+
+    class Custom(dg.AutomationCondition[dg.AssetKey]):
+        def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+            asked.append(context.candidate_subset.is_empty)
+            return dg.AutomationResult(context, context.candidate_subset)
+
+    Ticks(instance, asset("table", C.newly_requested() & Custom())).tick()
+    Ticks(instance, asset("table", C.missing() & Custom())).tick()
+    assert asked == [True, False]

@@ -61,12 +61,12 @@ class Where(dg.AutomationCondition[dg.AssetKey]):
     Attributes:
         text: what it says of the asset in the UI.
         partitions: gives, of all partitions of an asset, those of which it is true.
-        dependencies: the assets whose partitions count; none: those of the asset itself.
+        dependencies: the assets whose partitions count; None: those of the asset itself.
     """
 
     text: str
     partitions: Partitions
-    dependencies: tuple[dg.AssetKey, ...] = ()
+    dependencies: tuple[dg.AssetKey, ...] | None = None
     requires_cursor = False
 
     @property
@@ -78,9 +78,9 @@ class Where(dg.AutomationCondition[dg.AssetKey]):
         """Those of the candidates, with a node for each dependency that has such partitions."""
         found, nodes = context.get_empty_subset(), []
         if not context.candidate_subset.is_empty:
-            for key in self.dependencies or [context.key]:
+            for key in [context.key] if self.dependencies is None else self.dependencies:
                 those = await self.partitions(context, key)
-                if self.dependencies and not those.is_empty:
+                if self.dependencies is not None and not those.is_empty:
                     node = C.asset_matches(key, Where(self.text, self.partitions))
                     of_key = context.for_child_condition(node, [None], context.candidate_subset)
                     nodes.append(await of_key.evaluate_async())
