@@ -7,6 +7,7 @@ shards of an asset at once, because Dagster does not compare a dependency on 100
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ STORED_SHARDS: Final = "stored_shards"
 OPENIMAGES_FILES: Final = f"{GROUP}_openimages_images"
 #: The image assets: `image_catalog` also counts the shards of the source that they lack.
 _COUNTED_WHEN_MISSING: Final = frozenset(f"{split}_images" for split in SPLITS)
+_MD5: Final = re.compile("[0-9a-f]{32}")
 _SAMPLE: Final = f"rendered sample {SAMPLE_VERSION}"
 #: Receipts read at once. A remote store answers each in tens of milliseconds, and a tick must end within a minute,
 #: though it reads 25,000 of them after a restart.
@@ -117,10 +119,12 @@ class Version:
     Attributes:
         version: the data version.
         metadata: for people.
+        description: what has been found, in words.
     """
 
     version: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ class Root:
         """The event that reports a data version of it."""
         return dg.AssetObservation(
             self.asset,
+            description=version.description,
             partition=self.partition,
             tags={DATA_VERSION_TAG: version.version},
             metadata={STAMP: self.stamp, **version.metadata},
@@ -196,19 +201,21 @@ def shard_roots(
                 digest = source.shard_digest(split, key, require_md5=require_md5)
             except DamagedSourceError as error:
                 # As while it is being uploaded: the MD5 may come after the TAR.
-                return None if last is None else Version(UNVERIFIABLE, {"error": str(error)})
+                return None if last is None else Version(UNVERIFIABLE, {"error": str(error)}, str(error))
+            content = f"{'MD5' if _MD5.fullmatch(digest) else 'content'} {digest}"
             if last is None or last.version.partition("+")[0] != digest:
-                return Version(digest)
+                return Version(digest, description=content)
             if last.stamp != stamp and _has_failed(store, split, key):
-                return Version(f"{digest}+{digest_of(stamp)[:8]}")
-            return Version(last.version)
+                again = f"{content} as before; its file is another and its last run failed, so it is tried once more"
+                return Version(f"{digest}+{digest_of(stamp)[:8]}", description=again)
+            return Version(last.version, description=f"{content} as before; its file or MD5 file was written again")
 
         return Root(shards_node(split), key, stamp, version)
 
     gone = sorted(set(registered) - stamps.keys())
     return [
         *(root(key) for key in stamps),
-        *(fixed_root(shards_node(split), key, REMOVED) for key in gone),
+        *(fixed_root(shards_node(split), key, REMOVED, "removed from the source") for key in gone),
     ]
 
 
@@ -285,9 +292,9 @@ def openimages_part_root(root: OpenImagesRoot, store: Store, recipe: Recipe, key
     return Root(OPENIMAGES_FILES, key, stamp, version, keeps_stamp=False)
 
 
-def fixed_root(asset: str, partition: str | None, version: str) -> Root:
+def fixed_root(asset: str, partition: str | None, version: str, description: str | None = None) -> Root:
     """A root whose data version is known without a look."""
-    return Root(asset, partition, version, lambda _: Version(version))
+    return Root(asset, partition, version, lambda _: Version(version, description=description))
 
 
 def keys_of_partitions(shards: Mapping[Split, Iterable[str]], recipe: Recipe) -> dict[str, list[str]]:

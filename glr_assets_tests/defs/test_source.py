@@ -147,6 +147,8 @@ def test_a_changed_shard_is_stale_alone_until_it_is_made(scene: Scene) -> None:
 def test_a_touched_shard_is_reported_once_and_outdates_nothing(scene: Scene) -> None:
     os.utime(scene.bucket / shard_path("train", "001"), (1.5e9, 1.5e9))
     assert scene.tick() == {("source_train_shards", "001")}
+    published = (scene.bucket / md5_path("train", "001")).read_text().split()[0]
+    assert said_of(scene, "001") == f"MD5 {published} as before; its file or MD5 file was written again"
     assert scene.unsynced() == {}
     assert scene.tick() == set()
 
@@ -162,10 +164,12 @@ def test_a_failed_shard_that_is_fixed_under_its_md5_has_another_version_until_it
     assert not scene.make("train_images", keys=["003"])
     published = (scene.bucket / md5_path("train", "003")).read_text().split()[0]
     assert version_of(scene, "source_train_shards", "003") == published
+    assert said_of(scene, "003") == f"MD5 {published}"
     tar.write_bytes(whole)
     assert ("source_train_shards", "003") in scene.tick()
     fixed = version_of(scene, "source_train_shards", "003")
     assert fixed.startswith(f"{published}+")
+    assert "its last run failed, so it is tried once more" in said_of(scene, "003")
     assert scene.make("train_images", keys=["003"])
     assert scene.make("image_catalog")
     assert scene.tick() == set()
@@ -194,6 +198,7 @@ def test_a_removed_shard_is_stale_then_its_partition_goes_and_the_catalog_is_sta
     (scene.bucket / shard_path("train", "002")).unlink()
     assert scene.tick() == {("source_train_shards", "002"), ("stored_shards", "train_images")}
     assert version_of(scene, "source_train_shards", "002") == "removed"
+    assert said_of(scene, "002") == "removed from the source"
     stale = {"train_images/002": ["source_train_shards/002"], "image_catalog": ["stored_shards/train_images"]}
     assert scene.unsynced() == stale
     for _ in range(LOOKS - 2):
@@ -359,6 +364,17 @@ def test_the_sharded_assets_are_those_of_the_graph_and_fan_ins_depend_on_all_the
             mapping = node.partition_mappings[dg.AssetKey("stored_shards")]
             assert isinstance(mapping, dg.SpecificPartitionsPartitionMapping)
             assert set(mapping.partition_keys) == whole, node.key
+
+
+def said_of(scene: Scene, shard: str) -> str:
+    """The description of the last observation of a train shard, as the UI shows it."""
+    key = dg.AssetKey("source_train_shards")
+    records = scene.instance.fetch_observations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[shard]), limit=1
+    ).records
+    observation = records[0].asset_observation
+    assert observation is not None
+    return str(observation.description)
 
 
 def version_of(scene: Scene, asset: str, key: str | None) -> str:
