@@ -54,11 +54,12 @@ def command_of(line: str) -> str:
 
 
 def test_the_launchpad_of_the_tour_is_a_valid_override() -> None:
-    override, explained = blocks("tour.md", "yaml")
+    override, forced, explained = blocks("tour.md", "yaml")
     ops = yaml.safe_load(override)["ops"]
     for op in ops.values():
         for name in ("small", "full"):
             assert load_recipe(name).overridden(op["config"])
+    assert dg.validate_run_config(build_definitions().resolve_implicit_global_asset_job_def(), yaml.safe_load(forced))
     assert dg.validate_run_config(explain_images, yaml.safe_load(explained))
 
 
