@@ -18,8 +18,10 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
 from dagster._core.launcher import DefaultRunLauncher, RunLauncher
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_origin import RemoteJobOrigin
 from dagster._core.utils import make_new_backfill_id
 
+from glr_assets.defs.code_location import origin_of, set_origin
 from glr_assets.defs.results import no_further_event
 
 KEYS = ["a", "b", "c"]
@@ -290,6 +292,23 @@ def test_an_instance_tells_listeners_of_the_events_of_a_run_in_its_process() -> 
         job = dg.Definitions([one]).resolve_implicit_global_asset_job_def()
         assert job.execute_in_process(instance=instance, run_id=run_id).success
     assert steps == ["one"]
+
+
+def test_a_run_in_a_process_of_its_own_has_no_origin_until_its_storage_is_given_one(
+    instance: dg.DagsterInstance,
+) -> None:
+    # By its origin the UI re-executes a run; `glr demo` records it as a run starts.
+    @dg.asset
+    def one() -> None: ...
+
+    def origin() -> RemoteJobOrigin | None:
+        run = instance.get_run_by_id(run_id)
+        return run.remote_job_origin if run is not None else None
+
+    run_id = dg.materialize([one], instance=instance, run_config=QUIET).run_id
+    assert origin() is None
+    set_origin(instance, run_id, origin_of("__ASSET_JOB"))
+    assert origin() == origin_of("__ASSET_JOB")
 
 
 def test_checks_of_partitions_are_current_by_the_materialization_that_they_target(
