@@ -145,6 +145,18 @@ def test_a_failed_run_is_sent_once_with_its_assets_shard_error_and_link(
     assert posted["text"].endswith(posted["url"])
 
 
+@pytest.mark.parametrize(("last", "named"), [("007", "007"), ("009", "007 to 009")])
+def test_a_range_of_one_partition_is_named_as_that_one(
+    ticks: Ticks, instance: dg.DagsterInstance, listener: Listener, last: str, named: str
+) -> None:
+    ends = {"start": "007", "end": last}
+    run(instance, "access denied", **{f"dagster__asset_partition_range_{end}": key for end, key in ends.items()})
+    ticks.tick()
+    (posted,) = listener.posted
+    assert posted["partitions"] == named
+    assert f" failed: train_images {named}: " in posted["text"]
+
+
 def test_history_from_before_the_first_tick_is_not_alerted_on(
     instance: dg.DagsterInstance, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

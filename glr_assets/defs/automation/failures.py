@@ -151,7 +151,7 @@ def _of_run(run: dg.DagsterRun, errors: Mapping[str, str], message: str) -> Fail
     # Steps have the names of their assets.
     assets = sorted(key.to_user_string() for key in run.asset_selection or ()) or sorted(errors)
     first, last = given.get(tags.RANGE_START), given.get(tags.RANGE_END)
-    partitions = given.get(tags.PARTITION) or (f"{first} to {last}" if first else None)
+    partitions = given.get(tags.PARTITION) or (first if first == last else f"{first} to {last}")
     told = "; ".join(f"{step}: {error}" for step, error in errors.items()) or message
     what = (", ".join(assets) or run.job_name) + (f" {partitions}" if partitions else "")
     backfill = given.get(tags.BACKFILL)
