@@ -26,6 +26,8 @@ OWNERS = ["team:landmark-data"]
 GPU_POOL = "gpu"
 #: By it a selection finds what wants a GPU, what goes by shards and what is a table: `tag:"glr/work"="gpu"`.
 WORK_TAG = "glr/work"
+#: `part` of assets that read a part of a dependency, so that they may be stale though there is nothing to make.
+READS_TAG = "glr/reads"
 #: A GPU of its own, on a node that has one (the label is that of NVIDIA's GPU feature discovery, the taint what such
 #: nodes are kept free by), and the queue that workers with a GPU serve. Memory is that of a loader of 384 px images and
 #: a network beside a shard in memory.
@@ -57,6 +59,7 @@ def table_asset(
     example: str | None = None,
     recipe: Mapping[str, Collection[str]] = MappingProxyType({}),
     deps: Iterable[Any] = (),
+    reads_part: bool = False,
     **more: Any,
 ) -> Any:
     """`dg.asset` with owners, a tag for the work it is, the columns of its table, its checks and an example.
@@ -70,6 +73,8 @@ def table_asset(
         recipe: by table the keys of the recipe that decide its bytes, its only dependencies among the recipe's; of
             `seed` no key is named.
         deps: the other assets that it is made from.
+        reads_part: whether its receipt may hold though a dependency has another data version, because it reads some
+            rows of a table, one of several assets, or nothing where a value of the recipe has no effect.
         more: as for `dg.asset`.
     """
     metadata: dict[str, Any] = {}
@@ -93,7 +98,7 @@ def table_asset(
             code_version=code_version,
             kinds=kinds,
             owners=OWNERS,
-            tags={WORK_TAG: work},
+            tags={WORK_TAG: work} | ({READS_TAG: "part"} if reads_part else {}),
             check_specs=specs(name, more.get("partitions_def")),
             metadata=told if lineage is None else {**told, "dagster/column_lineage": lineage},
             config_schema=launchpad(name, recipe),

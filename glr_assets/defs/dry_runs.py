@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -85,6 +85,7 @@ def dry_verdicts(
     platform: DryPlatform,
     names: Iterable[str] | None = None,
     *,
+    partitions: Mapping[str, Collection[str]] = MappingProxyType({}),
     check_bytes: bool = False,
     graph: BaseAssetGraph[Any] | None = None,
 ) -> dict[str, dict[str, Verdict]]:
@@ -95,6 +96,7 @@ def dry_verdicts(
     Args:
         platform: source, store and recipe.
         names: of the assets; all that are made where not given.
+        partitions: by asset the partitions that are asked for; of other assets all.
         check_bytes: hash small files of finished work as a real run does, in place of comparing sizes alone.
         graph: of the code location's assets, where the caller has it already.
 
@@ -114,9 +116,11 @@ def dry_verdicts(
         node = graph.get(dg.AssetKey(name))
         if not node.is_materializable or (wanted is not None and name not in wanted):
             continue
-        partitions = keys[_partitions_name(node.partitions_def)] if node.partitions_def is not None else None
+        asked = keys[_partitions_name(node.partitions_def)] if node.partitions_def is not None else None
+        if asked is not None and name in partitions:
+            asked = [key for key in asked if key in partitions[name]]
         with dry_run(check_bytes=check_bytes) as run:
-            _ask(run, name, _function_of(functions[name]), partitions, platform)
+            _ask(run, name, _function_of(functions[name]), asked, platform)
         found[name] = run.verdicts
     return found
 

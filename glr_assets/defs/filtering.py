@@ -24,6 +24,7 @@ TO_FILTER = ["train_manifest", "deduped_manifest", "cleaned_manifest"]
     code_version=CHOSEN_VERSION,
     kinds={"json"},
     deps=TO_FILTER,
+    reads_part=True,
     recipe={"filter": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/filter_manifest.json"))',
 )

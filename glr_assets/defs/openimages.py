@@ -19,6 +19,7 @@ from glr_assets.openimages.schemas import OPENIMAGES_ANNOTATIONS, OPENIMAGES_CLA
     code_version=annotations.CODE_VERSION,
     kinds={"csv"},
     deps=list(openimages_tables()),
+    reads_part=True,
     recipe={"openimages": annotations.DECIDED_BY, "seed": ()},
 )
 def openimages_annotations(

@@ -61,6 +61,7 @@ def _embedding_shards(split: Split) -> dg.AssetsDefinition:
     code_version=embeddings.NON_LANDMARKS_CODE_VERSION,
     kinds={"numpy"},
     deps=["test_embeddings", "train_embeddings", "recognition_solution", "non_landmark_filter"],
+    reads_part=True,
     recipe={"retrieval": {"non_landmark_usage", "filtered_gallery"}},
 )
 def non_landmark_embeddings(
@@ -78,6 +79,7 @@ def non_landmark_embeddings(
     code_version=CHOSEN_VERSION,
     kinds={"json"},
     deps=MANIFESTS,
+    reads_part=True,
     recipe={"retrieval": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/gallery_manifest.json"))',
 )
@@ -109,6 +111,7 @@ def faiss_index(platform: Platform) -> dg.MaterializeResult:
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["train_images", "gallery_manifest", "verification_manifest"],
+    reads_part=True,
     recipe={
         "retrieval": {"rerank", "manifest", "per_landmark"},
         "verification": CHOSEN_BY | EXTRACTED_BY,
@@ -136,6 +139,7 @@ def search_features(
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["test_images", "image_catalog"],
+    reads_part=True,
     recipe={"retrieval": {"rerank"}, "verification": EXTRACTED_BY},
     partitions_def=SHARDS["test"],
     backfill_policy=SHARD_BACKFILL,
@@ -198,6 +202,7 @@ def recognition_model(platform: Platform) -> dg.MaterializeResult:
         "search_features",
         "test_features",
     ],
+    reads_part=True,
     recipe={"retrieval": models.DECIDED_BY, "verification": models.COMPARED_BY, "seed": ()},
 )
 def submission(platform: Platform) -> dg.MaterializeResult:

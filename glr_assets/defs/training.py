@@ -24,6 +24,7 @@ from glr_assets.training.schemas import GROUP_CALIBRATION, TRAINING_GROUPS
     code_version=CHOSEN_VERSION,
     kinds={"json"},
     deps=MANIFESTS,
+    reads_part=True,
     recipe={"training": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/training_manifest.json"))',
 )

@@ -37,6 +37,7 @@ JUDGED_BY = EXTRACTED_BY | {"min_cosine", "residual", "geometry", "min_inliers",
     code_version=CHOSEN_VERSION,
     kinds={"json"},
     deps=TO_CLEAN,
+    reads_part=True,
     recipe={"verification": {"manifest"}},
     example='json.load(open(f"{GLR_STORE}/manifests/verification_manifest.json"))',
 )
@@ -56,6 +57,7 @@ def verification_manifest(
     code_version=local_features.CODE_VERSION,
     kinds={"opencv"},
     deps=["train_images", "verification_manifest"],
+    reads_part=True,
     recipe={"verification": CHOSEN_BY | EXTRACTED_BY, "seed": ()},
     partitions_def=SHARDS["train"],
     backfill_policy=SHARD_BACKFILL,
@@ -83,6 +85,7 @@ def local_features_shards(
     code_version=calibration.CODE_VERSION,
     kinds={"numba", "opencv"},
     deps=["local_features", "label_conflicts", "verification_manifest"],
+    reads_part=True,
     recipe={
         "verification": CHOSEN_BY | JUDGED_BY | {"max_false_rate", "calibration_pairs", "calibrate"},
         "seed": (),
@@ -105,6 +108,7 @@ def verification_calibration(
     code_version=verified_pairs.CODE_VERSION,
     kinds={"numba", "opencv"},
     deps=[ALL_FEATURES, "verification_calibration", "verification_manifest"],
+    reads_part=True,
     recipe={
         "verification": CHOSEN_BY | JUDGED_BY | {"exhaustive", "keep", "connections", "component", "buckets"},
         "seed": (),

@@ -244,7 +244,7 @@ def test_what_costs_runs_by_itself_only_where_it_is_switched_on(specs: dict[str,
 def test_jobs_are_those_of_the_purposes() -> None:
     jobs = {job.name for job in build_definitions().jobs or []}
     by_purpose = {"ingest", "curate", "clean", "train", "train_groups", "evaluate", "full_pipeline"}
-    assert jobs == {*by_purpose, "explain_images", "plan_changes", "retry_failed_shards"}
+    assert jobs == {*by_purpose, "confirm_unchanged", "explain_images", "plan_changes", "retry_failed_shards"}
 
 
 def test_every_asset_has_a_tag_a_reference_to_its_code_and_an_example(specs: dict[str, dg.AssetSpec]) -> None:

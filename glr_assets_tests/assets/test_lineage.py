@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from hypothesis import given
 from glr_assets.curation.chosen import CHOSEN_BY
 from glr_assets.defs.automation.roots import sync_roots
 from glr_assets.defs.build import ROOTS, build_definitions
+from glr_assets.defs.dry_runs import DryPlatform, dry_verdicts
 from glr_assets.defs.lineage import LineageError, Progress, Step, materialise_lineage
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.recipes import report_recipe
+from glr_assets.defs.reconfirmation import confirm_unchanged
 from glr_assets.defs.shards import contiguous
 from glr_assets.defs.source import openimages_roots, shard_roots, table_roots
 from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
@@ -32,7 +36,7 @@ from glr_assets.source.layout import SPLITS
 from glr_assets.store import Store
 from glr_assets.tables import read_table, stored_problems
 from glr_assets.training.versions import embedder_folder
-from glr_assets_tests.assets.recipe_reads import IDLE, Reader, idle, undeclared
+from glr_assets_tests.assets.recipe_reads import IDLE, Key, Reader, idle, undeclared
 from glr_assets_tests.lineage import digests
 
 #: A chosen manifest depends on all sets that the recipe may name, and one of them is its input. What is made of the
@@ -80,7 +84,7 @@ def test_inputs_are_dependencies_and_dependencies_inputs(platform: Platform, ins
     assert materialise_lineage(settings, instance, replace(progress, skipped=skipped.extend)) == {}
     assert instance.get_runs_count() == runs
     assert skipped == list(seconds)
-    _recipe_is_declared(settings)
+    _values_without_effect_leave_all_up_to_date(settings, instance, _recipe_is_declared(settings))
     inputs: dict[str, set[str]] = {}
     store = platform.open_store()
     for receipt in (need_receipt(store, name) for name in receipt_names(store)):
@@ -279,12 +283,43 @@ def _roots_as_receipts_have_them(platform: Platform) -> dict[str, set[str]]:
     return read
 
 
-def _recipe_is_declared(settings: Settings) -> None:
-    """Assets depend on the keys of the recipe that change what a run of them would find, and on no others."""
+def _recipe_is_declared(settings: Settings) -> dict[str, set[Key]]:
+    """Assets depend on the keys of the recipe that change what a run of them would find; returns those without effect.
+
+    These are by asset.
+    """
     reader = Reader(settings)
     assert undeclared(reader) == []
-    for asset, keys in idle(reader).items():
+    found = idle(reader)
+    for asset, keys in found.items():
         assert keys <= IDLE.get(asset, set()), asset
+    return found
+
+
+def _values_without_effect_leave_all_up_to_date(
+    settings: Settings, instance: dg.DagsterInstance, idle_keys: Mapping[str, set[Key]]
+) -> None:
+    """A changed value outdates what a run would make, once `confirm_unchanged` has asked for what only declares it."""
+    reader, graph = Reader(settings), build_definitions().resolve_asset_graph()
+
+    def outdated() -> set[str]:
+        return {name.partition("/")[0] for name in stale(instance)}
+
+    assert {"local_features", "openimages_annotations", "submission"} <= idle_keys.keys()
+    for key in sorted(set().union(*idle_keys.values())):
+        platform = DryPlatform.of(settings, reader.with_others(key))
+        report_recipe(instance, platform.load_recipe())
+        idle_assets = {asset for asset, keys in idle_keys.items() if key in keys}
+        assert idle_assets <= outdated(), key
+        confirm_unchanged(platform, instance, graph)
+        assert not idle_assets & outdated(), key
+        verdicts = (verdict for of in dry_verdicts(platform, outdated()).values() for verdict in of.values())
+        assert [verdict.name for verdict in verdicts if verdict.is_done] == [], key
+    report_recipe(instance, settings.load_recipe())
+    confirm_unchanged(DryPlatform.of(settings), instance, graph)
+    assert stale(instance) == {}
+    # Their checks still count as those of what is there.
+    assert unwell(instance) == {}
 
 
 def _errors_are_told(store: Store) -> None:

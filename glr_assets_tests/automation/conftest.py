@@ -14,6 +14,7 @@ from glr_assets.defs import tags
 from glr_assets.defs.automation import SCHEDULES, SENSORS
 from glr_assets.defs.build import ASSET_CHECKS, ASSETS, ROOTS, build_definitions
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.reconfirmation import JOB
 from glr_assets.defs.shards import carry_out, contiguous
 from glr_assets_tests.automation.simulated import Requested, requested_by
 from glr_assets_tests.automation.tiny_shards import Shards
@@ -94,6 +95,12 @@ class Desk:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         ).success
+
+    def run_job(self, request: dg.RunRequest) -> None:
+        """A run of the job `confirm_unchanged` in this process; it must end well."""
+        job = self.definitions.get_repository_def().get_job(JOB)
+        config = {**request.run_config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        assert job.execute_in_process(config, self.instance, tags=dict(request.tags)).success
 
     def switched_on(self) -> list[Requested]:
         """Ticks of the roots' sensor and of the switch, whose requests are carried out, until one requests nothing."""

@@ -13,6 +13,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import freeze_time
 
 from glr_assets.defs.automation.conditions import BRANCHES, automation, is_by_hand
+from glr_assets.defs.reconfirmation import partial_readers
 from glr_assets.defs.source import REMOVED
 from glr_assets_tests.automation.simulated import Requested, Simulated
 
@@ -131,6 +132,28 @@ def test_a_changed_shard_is_requested_once_and_what_follows_once_each(complete: 
 
 def test_the_same_data_version_made_again_is_no_news(complete: Simulated) -> None:
     complete.make({"train_images": ["00001"], "image_catalog": [None], "embedder": [None]})
+    assert complete.tick() == {}
+
+
+def test_what_is_confirmed_without_a_run_requests_nothing(complete: Simulated) -> None:
+    confirmed: dict[str, list[str | None]] = {}
+    for key in partial_readers(complete.graph):
+        partitions = complete.graph.get(key).partitions_def
+        name = partitions.name if isinstance(partitions, dg.DynamicPartitionsDefinition) else None
+        confirmed[key.to_user_string()] = [None] if name is None else list(complete.keys[name])
+    complete.make(confirmed)
+    assert complete.tick() == {}
+    # Confirmed before the switch sees the change: each is requested at most once, and found done.
+    complete.observe("recipe_verification", "2", "cap")
+    complete.make(confirmed)
+    at = orders(list(complete.settle()))
+    assert at.keys() <= confirmed.keys() | {"cleaned_manifest"}
+    assert all(len(ticks) == 1 for ticks in at.values()), at
+    # Confirmed after the request: no news.
+    complete.observe("recipe_verification", "3", "cap")
+    requested = complete.tick()
+    assert "local_features" in requested
+    complete.make(confirmed)
     assert complete.tick() == {}
 
 

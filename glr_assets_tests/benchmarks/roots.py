@@ -1,7 +1,8 @@
 """Ticks of `observe_roots` over a simulated source of many shards, beside the listing of its shards alone.
 
 `python -m glr_assets_tests.benchmarks.roots [--shards 500 5000]`: TARs of a byte with a published MD5 each, receipts of
-five assets with a partition a shard, an instance of SQLite files.
+five assets with a partition a shard, an instance of SQLite files. Then ticks after a value of the recipe has changed on
+which the local features of all shards depend.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import dagster as dg
 from glr_assets.defs.automation.roots import observe_roots
 from glr_assets.defs.build import build_definitions
 from glr_assets.defs.platform import Platform
+from glr_assets.defs.provenance import DATA_VERSION_TAG, CurrentInputs
 from glr_assets.defs.shards import SHARDED, SHARDS, carry_out, new_shards
 from glr_assets.receipts import Receipt, Written, receipt_path
 from glr_assets.source.layout import SPLITS, md5_path, shard_path
@@ -97,8 +99,9 @@ def ticks(folder: Path, count: int) -> dict[str, Any]:
             of_tick, found = timed(evaluated)
             of_reports, _ = timed(lambda: reported(found))
             cursor = found.cursor
-            events = len(found.asset_events)
+            events, runs = len(found.asset_events), len(found.run_requests or [])
             figures[name] = {"tick": of_tick, "events": events, "reports": of_reports, "cursor_bytes": len(cursor)}
+            figures[name] |= {"runs": runs} if runs else {}
             return events
 
         first = 0
@@ -115,6 +118,20 @@ def ticks(folder: Path, count: int) -> dict[str, Any]:
         tick("one shard new")
         put_receipt(Store(str(folder / "store")), "train_images/00001", "1" * 64)
         tick("one receipt changed")
+        graph = definitions.resolve_asset_graph()
+        for asset in ("local_features", "search_features"):
+            inputs = CurrentInputs(instance, graph, dg.AssetKey(asset))
+            for number in range(count):
+                key = f"{number:05d}"
+                tags = {**inputs.tags(key), DATA_VERSION_TAG: "0"}
+                instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, tags=tags))
+        for name in ("features made", "features looked at", "nothing changed since"):
+            tick(name)
+        cap = platform.load_recipe().verification.cap + 1
+        (folder / "other.toml").write_text(f'base = "small"\n[verification]\ncap = {cap}\n')
+        platform = Platform(source=platform.source, store=platform.store, recipe=str(folder / "other.toml"))
+        for name in ("value changed", "value lasts", "job requested"):
+            tick(name)
         source = platform.open_source()
         figures["listing of shards alone"], _ = timed(
             lambda: new_shards(instance, {split: source.shards(split) for split in SPLITS})

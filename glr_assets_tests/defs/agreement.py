@@ -25,14 +25,6 @@ NOT_MADE = frozenset(
         *("recognition_model", "submission", "evaluation", "model_comparison"),
     }
 )
-#: Assets that read a part of what they depend on, a shard's images of a table or what the recipe says, so that a run
-#: may find done what Dagster calls stale by the whole of it.
-READ_IN_PART = frozenset(
-    {
-        *("local_features", "search_features", "test_features", "verification_calibration", "verified_pairs"),
-        "non_landmark_embeddings",
-    }
-)
 
 
 def runs_of(graph: Any, instance: dg.DagsterInstance) -> list[tuple[list[str], list[str]]]:
@@ -89,19 +81,20 @@ class Agreement:
                 self.make(assets, keys)
 
     def tick(self) -> None:
-        """Two ticks of `observe_roots`: the first reports changes, the second what is up to date all the same."""
-        self.desk.tick("observe_roots")
-        self.desk.tick("observe_roots")
+        """Ticks of `observe_roots` that report changes, see that they last, and request a job, which is carried out."""
+        for _ in range(3):
+            for request in self.desk.tick("observe_roots"):
+                self.desk.run_job(request)
 
     def shards(self) -> list[str]:
         """The train shards that the source has."""
         return self.platform.open_source().shards("train")
 
-    def stale(self) -> dict[str, list[str]]:
-        """What is materialized and stale by Dagster, with the causes; by name of the receipt."""
+    def stale(self, *names: str) -> dict[str, list[str]]:
+        """What is materialized, of these or of all, and stale by Dagster, with the causes; by name of the receipt."""
         resolver = CachingStaleStatusResolver(self.instance, self.graph, LoadingContextForTest(self.instance))
         found = {}
-        for name in self.materialized():
+        for name in names or self.materialized():
             asset, _, key = name.partition("/")
             if resolver.get_status(dg.AssetKey(asset), key or None) == StaleStatus.STALE:
                 causes = resolver.get_stale_causes(dg.AssetKey(asset), key or None)
@@ -115,10 +108,12 @@ class Agreement:
     def materialized(self) -> list[str]:
         """Names of what has a materialization in the instance."""
         names = []
-        for key in self.graph.materializable_asset_keys:
+        keys = sorted(self.graph.materializable_asset_keys)
+        entries = (record.asset_entry for record in self.instance.get_asset_records(keys))
+        for key in (entry.asset_key for entry in entries if entry.last_materialization_record is not None):
             asset = key.to_user_string()
             if self.graph.get(key).partitions_def is None:
-                names += [asset] if self.instance.get_latest_materialization_event(key) else []
+                names.append(asset)
             else:
                 names += [f"{asset}/{part}" for part in sorted(self.instance.get_materialized_partitions(key))]
         return sorted(names)
@@ -134,9 +129,13 @@ class Agreement:
             if name in there and not verdict.is_done
         }
 
-    def disagreements(self) -> dict[str, Mapping[str, list[str]]]:
-        """What one calls stale and the other does not, each with its reasons."""
-        dagster, ours = self.stale(), self.made_again()
+    def disagreements(self, dagster: Mapping[str, list[str]]) -> dict[str, Mapping[str, list[str]]]:
+        """What one calls stale and the other does not, each with its reasons.
+
+        Args:
+            dagster: what `stale` gave.
+        """
+        ours = self.made_again()
         gone = {f"train_images/{key}" for key in KEYS} - {f"train_images/{key}" for key in self.shards()}
         dagster = {name: why for name, why in dagster.items() if name not in gone}
         return {

@@ -232,6 +232,26 @@ def test_an_observation_of_the_same_version_is_no_update_to_conditions(instance:
     assert requested == [0, 0, 1, 0]
 
 
+def test_provenance_of_partitions_is_told_by_no_query_and_their_latest_events_by_one(
+    instance: dg.DagsterInstance,
+) -> None:
+    for key in (*KEYS, "a"):
+        tags = {"dagster/data_version": "1", "dagster/input_data_version/upstream": "1"}
+        instance.report_runless_asset_event(dg.AssetMaterialization("letters", partition=key, tags=tags))
+    storage, kind = instance.event_log_storage, dg.DagsterEventType.ASSET_MATERIALIZATION
+    # Were it told, `observe_roots` could compare it, and would not go by which event came first.
+    with pytest.raises(CheckError, match="limited set of tag keys"):
+        storage.get_latest_tags_by_partition(dg.AssetKey("letters"), kind, ["dagster/input_data_version/upstream"])
+    latest = storage.get_latest_storage_id_by_partition(dg.AssetKey("letters"), kind)
+    assert sorted(latest, key=lambda key: latest[key]) == ["b", "c", "a"]
+    assert storage.get_maximum_record_id() == latest["a"]
+    planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    assert dg.materialize([returns_a_result], instance=instance, tags=RANGE, run_config=QUIET).success
+    of_run = storage.get_latest_storage_id_by_partition(dg.AssetKey("returns_a_result"), planned)
+    made = storage.get_latest_storage_id_by_partition(dg.AssetKey("returns_a_result"), kind)
+    assert all(latest["a"] < of_run[key] < made[key] for key in KEYS)
+
+
 def test_the_latest_data_version_of_each_partition_is_told_by_one_query(instance: dg.DagsterInstance) -> None:
     for version in ("1", "2"):
         for key in KEYS[:2]:

@@ -7,8 +7,9 @@ from glr_assets.defs.automation.health_checks import CHECKS, daily_health_checks
 from glr_assets.defs.automation.jobs import WEEKLY
 from glr_assets.defs.automation.retries import retry_failed_shards, retry_job
 from glr_assets.defs.automation.roots import observe_roots
+from glr_assets.defs.reconfirmation_job import confirm_job
 
-JOBS = [*jobs.JOBS, retry_job]
+JOBS = [*jobs.JOBS, retry_job, confirm_job]
 SENSORS = [observe_roots, automation, failure_alerts]
 SCHEDULES = [retry_failed_shards, daily_health_checks, *WEEKLY]
 

@@ -12,12 +12,12 @@ from itertools import groupby
 from typing import Final
 
 import dagster as dg
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.provenance import DATA_VERSION_TAG, version_in
 from glr_assets.defs.recipes import changed_observations
-from glr_assets.defs.reconfirmation import reconfirm_chosen_manifests
+from glr_assets.defs.reconfirmation import JOB, Seen, request_of_job
 from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, new_shards, partitions_requests
 from glr_assets.defs.source import (
     STAMP,
@@ -256,10 +256,12 @@ class Cursor(BaseModel):
     Attributes:
         listing: `Look.listing` of the last tick that left nothing to report; empty where one did.
         looks: ticks in a row that saw the same listing.
+        inputs: what `request_of_job` has looked at.
     """
 
     listing: str = ""
     looks: int = 0
+    inputs: Seen = Field(default_factory=Seen)
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -272,26 +274,24 @@ class Cursor(BaseModel):
 
 @dg.sensor(
     name="observe_roots",
+    job_name=JOB,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Registers shards of the source as partitions, and the recipe's buckets, groups and parts; reports "
-    "changed CSVs, shards and recipe values, so that what depends on them is unsynced. It makes nothing.",
+    "changed CSVs, shards and recipe values, so that what depends on them is unsynced. It makes nothing. Requests "
+    "`confirm_unchanged` where assets may be unsynced by what they do not read.",
 )
 def observe_roots(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """One look; a tick that can look at nothing fails and changes nothing."""
-    settings = platform.settings()
     try:
-        result = _tick(settings, context.instance, Cursor.parse(context.cursor))
-        if context.repository_def is not None:
-            # Sets that the recipe does not name are dependencies of chosen manifests, and change nothing of them.
-            graph, store = context.repository_def.asset_graph, settings.open_store()
-            reconfirm_chosen_manifests(context.instance, graph, store, settings.load_recipe())
-        return result
+        return _tick(platform.settings(), context.instance, Cursor.parse(context.cursor), context.repository_def)
     except GlrError as error:
         raise dg.Failure(describe(error)) from safe_cause(error)
 
 
-def _tick(settings: Settings, instance: dg.DagsterInstance, cursor: Cursor) -> dg.SensorResult:
+def _tick(
+    settings: Settings, instance: dg.DagsterInstance, cursor: Cursor, repository: dg.RepositoryDefinition | None
+) -> dg.SensorResult:
     look = look_at_roots(settings, instance)
     same = look.listing == cursor.listing and not look.problems
     following = Cursor(listing=look.listing, looks=min(cursor.looks + 1, LOOKS) if same else 1)
@@ -314,13 +314,18 @@ def _tick(settings: Settings, instance: dg.DagsterInstance, cursor: Cursor) -> d
         raise dg.Failure("; ".join(problems))
     if problems or more:
         following = Cursor(looks=1)
+    request = None
+    following.inputs = cursor.inputs
+    if repository is not None and not observations:  # they are changes that are not stored yet
+        following.inputs, request = request_of_job(instance, repository, cursor.inputs)
     reason = f"{len(observations)} changes reported" if observations else "nothing has changed"
     reason += f" in {_counted(look)}" + (", more in the next tick" if more else "")
     waiting = [f"{split} {key}" for split, keys in look.shards.items() for key in sorted(set(keys) - set(known[split]))]
     if waiting and not more:
         reason += f"; {', '.join(waiting[:_NAMED])}: no MD5 is published yet"
     return dg.SensorResult(
-        skip_reason="; ".join([reason, *problems]),
+        run_requests=[] if request is None else [request],
+        skip_reason="; ".join([reason, *problems]) if request is None else None,
         asset_events=observations,
         dynamic_partitions_requests=requests,
         cursor=following.model_dump_json(),
