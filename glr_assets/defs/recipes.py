@@ -136,14 +136,18 @@ def keys_table(keys: Iterable[Key]) -> str:
     )
 
 
+#: Where values are set, and where the UI has those that hold.
+_WHERE: Final = "Set in the recipe's file, which `GLR_RECIPE` names. *Events* has the value in use: each key's last."
+
+
 def _node(table: str) -> Any:
     keys = keys_of(table)
-    title = "The recipe's seed" if table == SEED else f"Table `[{table}]` of the recipe: {_purpose(table)}"
+    title = "The recipe's seed." if table == SEED else f"Table `[{table}]` of the recipe: {_purpose(table)}"
 
     @dg.observable_source_asset(
         name=node_name(table),
         group_name="recipes",
-        description=f"{title}\n\n{keys_table(keys)}",
+        description=f"{title}\n\n{_WHERE}\n\n{keys_table(keys)}",
         partitions_def=dg.StaticPartitionsDefinition([key.name for key in keys]),
         tags={"dagster/kind/toml": ""},
         metadata=docs_metadata("recipes"),
