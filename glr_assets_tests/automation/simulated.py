@@ -38,6 +38,7 @@ class Simulated:
 
     Attributes:
         requests: the run requests of the last tick.
+        told: by asset the names in what the last tick tells of it, those of dependencies included.
         keys: by partition set its keys.
     """
 
@@ -47,6 +48,7 @@ class Simulated:
         self.graph = self.repository.asset_graph
         self.cursor = cursor
         self.requests: list[dg.RunRequest] = []
+        self.told: dict[str, set[str | None]] = {}
         self.keys = {
             "train_shards": [f"{number:05}" for number in range(shards)],
             "index_shards": [f"{number:05}" for number in range(max(1, shards // 5))],
@@ -105,6 +107,10 @@ class Simulated:
             result = automation.evaluate_tick(context)
         self.cursor = result.cursor
         self.requests = list(result.run_requests or [])
+        self.told = {
+            evaluation.key.to_user_string(): {node.condition_snapshot.name for node in evaluation.iter_nodes()}
+            for evaluation in result.automation_condition_evaluations
+        }
         return requested_by(self.requests)
 
     def settle(self, version: str = "1") -> Iterator[Requested]:

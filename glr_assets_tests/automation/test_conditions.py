@@ -262,6 +262,9 @@ def test_a_value_of_the_recipe_makes_its_dependents_alone(complete: Simulated) -
     found = complete.tick()
     assert "deduped_manifest" in found
     assert not {"image_catalog", "label_conflicts", "train_images"} & found.keys()
+    # Its page names the dependency, and no other.
+    assert complete.told["deduped_manifest"] >= {"recipe_dedupe", "a dependency has another data version"}
+    assert not {"recipe_seed", "image_catalog"} & complete.told["deduped_manifest"]
     complete.make(found)
     assert complete.tick() == {}  # they came out as they were
     complete.observe("recipe_images", "2", "min_side")

@@ -176,6 +176,18 @@ def test_conditions_of_our_own_need_the_code_server() -> None:
         assert ticks.tick() == {"table": 1}
 
 
+def test_the_event_log_tells_of_all_observations_since_an_event_at_once(instance: dg.DagsterInstance) -> None:
+    """Hence one query a tick for all roots: of each, Dagster's own condition takes four."""
+    ticks = Ticks(instance, recipe, source)
+    ticks.observe("recipe", "1", "keep")
+    log, observed = instance.event_log_storage, dg.DagsterEventType.ASSET_OBSERVATION
+    (before,) = log.get_logs_for_all_runs_by_log_id(-1, observed)
+    ticks.make("table", "1")
+    ticks.observe("source", "1", "0")
+    (event,) = log.get_logs_for_all_runs_by_log_id(before, observed).values()
+    assert event.get_dagster_event().asset_key == dg.AssetKey("source")
+
+
 def test_an_and_asks_each_condition_of_what_is_left(instance: dg.DagsterInstance) -> None:
     """Hence what costs a query of each asset comes last."""
     asked = []

@@ -12,8 +12,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import dagster as dg
 
@@ -41,7 +41,6 @@ BRANCHES: Mapping[str, frozenset[str]] = {
     | {"non_landmark_classifier", "non_landmark_scores", "filter_manifest", "non_landmark_filter"},
 }
 _BRANCHED = {asset: manifest for manifest, assets in BRANCHES.items() for asset in assets}
-_CHOOSERS = ("training", "retrieval")
 
 C = dg.AutomationCondition
 Condition = dg.AutomationCondition[Any]
@@ -93,9 +92,18 @@ class Where(dg.AutomationCondition[dg.AssetKey]):
 async def changed(context: Context, key: dg.AssetKey) -> Subset:
     """Those of another data version than at the last tick."""
     view, previous = context.asset_graph_view, context.previous_temporal_context
-    if previous is None or previous.last_event_id == view.last_event_id:
+    is_root = not view.asset_graph.get(key).is_materializable
+    if previous is None or (is_root and key not in _observed_roots(view, previous.last_event_id)):
         return view.get_empty_subset(key=key)
     return await view.compute_data_version_changed_since_temporal_context_subset(key=key, temporal_context=previous)
+
+
+@lru_cache(maxsize=1)
+def _observed_roots(view: Any, after: int | None) -> set[dg.AssetKey | None]:
+    """The roots observed after an event, by one query a tick: asked of each, Dagster takes four."""
+    log, observed = view.instance.event_log_storage, dg.DagsterEventType.ASSET_OBSERVATION
+    events = log.get_logs_for_all_runs_by_log_id(-1 if after is None else after, observed)
+    return {event.get_dagster_event().asset_key for event in events.values()}
 
 
 async def requested(context: Context, key: dg.AssetKey) -> Subset:
@@ -129,23 +137,26 @@ async def gone(context: Context, key: dg.AssetKey) -> Subset:
     return view.get_full_subset(key=key).compute_intersection_with_partition_keys(keys)
 
 
+async def in_progress(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that a run or an open backfill is to make."""
+    view, full = context.asset_graph_view, context.asset_graph_view.get_full_subset(key=key)
+    running = await view.compute_run_in_progress_subset(key=key, from_subset=full)
+    return running.compute_union(await view.compute_backfill_in_progress_subset(key=key, from_subset=full))
+
+
 async def used(context: Context, key: dg.AssetKey) -> Subset:
     """All, or none of an asset of a branch that the recipe, as last observed, does not choose."""
     view, branch = context.asset_graph_view, _BRANCHED.get(key.to_user_string())
-    if branch is not None and view not in _CHOSEN:
-        _CHOSEN[view] = chosen_manifests(view.instance)
-    unused = branch is not None and branch not in _CHOSEN[view]
-    return view.get_empty_subset(key=key) if unused else view.get_full_subset(key=key)
+    if branch is not None and branch not in chosen_manifests(view):
+        return view.get_empty_subset(key=key)
+    return view.get_full_subset(key=key)
 
 
-#: By the view of a tick what the recipe chooses, so that it is read once a tick.
-_CHOSEN: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
-
-
-def chosen_manifests(instance: dg.DagsterInstance) -> set[str]:
-    """The manifests that train, are searched, or are filtered to become these, as the recipe was last observed."""
-    chosen = {_observed(instance, f"recipe_{table}") for table in _CHOOSERS}
-    return chosen | ({_observed(instance, "recipe_filter")} if "non_landmark_filter" in chosen else set())
+@lru_cache(maxsize=1)
+def chosen_manifests(view: Any) -> set[str]:
+    """The manifests that train, are searched, or are filtered to become these, as observed before a tick."""
+    chosen = {_observed(view.instance, "recipe_training"), _observed(view.instance, "recipe_retrieval")}
+    return chosen | ({_observed(view.instance, "recipe_filter")} if "non_landmark_filter" in chosen else set())
 
 
 def _observed(instance: dg.DagsterInstance, root: str) -> str:
@@ -155,27 +166,21 @@ def _observed(instance: dg.DagsterInstance, root: str) -> str:
     return str(observation.metadata["value"].value) if observation is not None else ""
 
 
-def under_way(assets: Iterable[dg.AssetKey]) -> Partitions:
-    """All partitions, while any of these assets is being made, is held by an open backfill, or is requested this tick.
+def under_way(upstream: Iterable[dg.AssetKey]) -> Partitions:
+    """Those in progress; all, while anything upstream is in progress or is requested this tick.
 
     Dagster's `any_deps_in_progress` looks at direct dependencies, and its `will_be_requested` only at those that can
     share a run.
 
     Args:
-        assets: upstream of an asset, and not to be made in one run with it.
+        upstream: assets upstream of one, and not to be made in one run with it.
     """
 
     async def busy(context: Context, key: dg.AssetKey) -> Subset:
-        view = context.asset_graph_view
-        for above in assets:
-            full = view.get_full_subset(key=above)
-            if (
-                not (await requested(context, above)).is_empty
-                or not (await view.compute_run_in_progress_subset(key=above, from_subset=full)).is_empty
-                or not (await view.compute_backfill_in_progress_subset(key=above, from_subset=full)).is_empty
-            ):
-                return view.get_full_subset(key=key)
-        return view.get_empty_subset(key=key)
+        for above in upstream:
+            if not ((await requested(context, above)).is_empty and (await in_progress(context, above)).is_empty):
+                return context.asset_graph_view.get_full_subset(key=key)
+        return await in_progress(context, key)
 
     return busy
 
@@ -236,7 +241,7 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
     if foreign:
         later = _any("a dependency made elsewhere has another data version", changed, foreign)
         # A change is later than a request that the same tick sees, so the request does not cover it.
-        lasting = (later & (C.in_progress() | handled)).since(C.newly_requested() & ~later)
+        lasting = (later & (Where("it is being made", in_progress) | handled)).since(C.newly_requested() & ~later)
         due = due | lasting.with_label("a dependency changed while it was being made")
     # Each asks of what the ones before it left, so what costs a query of an asset comes last.
     ready = due & Where("the recipe uses it", used) if key.to_user_string() in _BRANCHED else due
@@ -246,7 +251,7 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
         ready = ready & ~_any("no partition of a dependency was made yet", not_begun, sharded)
     if shards := roots & SOURCE_SHARDS:
         ready = ready & ~_any("the source no longer has the shard", gone, shards)
-    return ready & ~C.in_progress() & ~Where("something upstream is being made", under_way(sorted(others)))
+    return ready & ~Where("it, or something upstream, is being made", under_way(sorted(others)))
 
 
 def _any(text: str, partitions: Partitions, dependencies: Iterable[dg.AssetKey]) -> Where:
