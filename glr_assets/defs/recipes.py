@@ -20,9 +20,12 @@ from glr_assets.markdown import table as markdown_table
 from glr_assets.receipts import digest_of
 from glr_assets.recipes import Recipe
 from glr_assets.recipes.describe import SEED, Key, keys_of, sections, values_of
+from glr_assets.training.outside import local_files
 
 #: Every table with a node, the recipe's seed last.
 TABLES: Final = (*sections(), SEED)
+#: Keys whose value may be the path of a file or a folder, which another file can take the place of.
+_FILES: Final = frozenset({"torchscript", "weights"})
 #: Name of the key of the node `recipe_seed`.
 SEED_KEY: Final = SEED
 
@@ -52,7 +55,8 @@ def recipe_values(table: str, *keys: str) -> dg.AssetDep:
 def recipe_observations(recipe: Recipe) -> dict[str, dict[str, dg.AssetObservation]]:
     """An observation of every key of every table: by name of the node and key.
 
-    The data version is the SHA-256 of the value as JSON. Metadata holds value, default, limits and description.
+    The data version is the SHA-256 of the value as JSON, and of the files that it names on this machine. Metadata holds
+    value, default, limits and description.
     """
     return {
         node_name(table): {
@@ -60,6 +64,14 @@ def recipe_observations(recipe: Recipe) -> dict[str, dict[str, dg.AssetObservati
             for key, value in zip(keys_of(table), values_of(recipe, table).values(), strict=True)
         }
         for table in TABLES
+    }
+
+
+def recipe_versions(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """The data version of every key, by name of the node and key."""
+    return {
+        node: {key: found.tags[DATA_VERSION_TAG] for key, found in by_key.items()}
+        for node, by_key in recipe_observations(recipe).items()
     }
 
 
@@ -91,7 +103,7 @@ def _observation(recipe: Recipe, key: Key, value: Any) -> dg.AssetObservation:
         node_name(key.table),
         partition=key.name,
         description=f"{shown_key(key.table, key.name)} = {shown_value(value)}",
-        tags={DATA_VERSION_TAG: digest_of(value)},
+        tags={DATA_VERSION_TAG: _version(key, value)},
         metadata={
             "key": shown_key(key.table, key.name),
             "value": _metadata(value),
@@ -101,6 +113,11 @@ def _observation(recipe: Recipe, key: Key, value: Any) -> dg.AssetObservation:
             "recipe": recipe.name,
         },
     )
+
+
+def _version(key: Key, value: Any) -> str:
+    files = local_files(value) if key.name in _FILES and isinstance(value, str) else {}
+    return digest_of([value, files]) if files else digest_of(value)
 
 
 def shown_key(table: str, key: str) -> str:

@@ -27,7 +27,7 @@ from glr_assets.openimages.parts import part_keys, requests
 from glr_assets.openimages.root import OpenImagesRoot
 from glr_assets.openimages.sample import SAMPLE_VERSION
 from glr_assets.ranges import ordered
-from glr_assets.receipts import RECEIPTS, digest_of, find_receipt
+from glr_assets.receipts import RECEIPTS, DamagedReceiptError, Unfinished, digest_of, find_receipt, read_receipt
 from glr_assets.recipes import Recipe
 from glr_assets.settings import Settings
 from glr_assets.source import Source
@@ -327,28 +327,65 @@ def _stored_version(store: Store, asset: str, keys: Sequence[str]) -> Version:
     return Version(digest_of([digests, counted]), {"shards": len(digests), "missing": missing})
 
 
-#: Digests of receipts by URL of their store and name, each with the stamp of its file: a daemon looks every minute, and
+@dataclass(frozen=True)
+class Stored:
+    """What lies in the store under the name of a receipt.
+
+    Attributes:
+        digest: of what was made; None where that does not count: it is being made, or was lost.
+        lost: why what was made does not count any more; empty of a receipt that holds, and of work that is unfinished.
+        files: the bytes of its files by path.
+    """
+
+    digest: str | None
+    lost: str = ""
+    files: Mapping[str, int] = field(default_factory=dict)
+
+
+#: What receipts say by URL of their store and name, each with the stamp of its file: a daemon looks every minute, and
 #: reads those alone that have changed.
-_digests: dict[tuple[str, str], tuple[str, str | None]] = {}
+_read: dict[tuple[str, str], tuple[str, Stored]] = {}
+
+
+def stored_results(store: Store, names: Sequence[str], folder: str = "") -> dict[str, Stored]:
+    """What the store has of these assets, or of these partitions of one; what it has no receipt of is left out.
+
+    Args:
+        store: has the receipts.
+        names: of assets without partitions; or partitions of one.
+        folder: name of the asset whose partitions they are.
+    """
+    stamps = store.stamps(f"{RECEIPTS}/{folder}" if folder else RECEIPTS)
+    there = [name for name in names if f"{name}.json" in stamps]
+
+    def read(short: str) -> Stored:
+        name, stamp = f"{folder}/{short}" if folder else short, stamps[f"{short}.json"]
+        known = _read.get((store.url, name))
+        if known is None or known[0] != stamp:
+            known = (stamp, _stored(store, name))
+            _read[store.url, name] = known
+        return known[1]
+
+    workers = _REQUESTS if store.is_local else _REMOTE_REQUESTS
+    return dict(zip(there, ordered(read, there, workers=workers), strict=True))
+
+
+def _stored(store: Store, name: str) -> Stored:
+    try:
+        found = read_receipt(store, name)
+    except DamagedReceiptError as error:
+        return Stored(None, str(error))
+    if found is None:  # it was removed a moment ago: the next look sees that
+        return Stored(None)
+    if isinstance(found, Unfinished):
+        return Stored(None, found.reason)
+    return Stored(found.digest, files={path: written.size for path, written in found.outputs.items()})
 
 
 def _receipt_digests(store: Store, asset: str, keys: Sequence[str]) -> dict[str, str]:
     """The digests of an asset's receipts by partition; a partition without a receipt is left out."""
-    stamps = store.stamps(f"{RECEIPTS}/{asset}")
-    there = [key for key in keys if f"{key}.json" in stamps]
-
-    def digest(key: str) -> str | None:
-        name, stamp = f"{asset}/{key}", stamps[f"{key}.json"]
-        known = _digests.get((store.url, name))
-        if known is None or known[0] != stamp:
-            receipt = find_receipt(store, name)
-            known = (stamp, None if receipt is None else receipt.digest)
-            _digests[store.url, name] = known
-        return known[1]
-
-    workers = _REQUESTS if store.is_local else _REMOTE_REQUESTS
-    found = zip(there, ordered(digest, there, workers=workers), strict=True)
-    return {key: known for key, known in found if known is not None}
+    found = stored_results(store, keys, asset)
+    return {key: stored.digest for key, stored in found.items() if stored.digest is not None}
 
 
 def stored_observation(asset: str, source: Source, store: Store, recipe: Recipe) -> dg.AssetObservation:

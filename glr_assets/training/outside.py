@@ -91,6 +91,32 @@ def _commit_without_download(name: str, revision: str | None) -> str:
     return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True)).parent.name
 
 
+def local_files(name: str) -> dict[str, str]:
+    """SHA-256 by name of a file, or of the files of a folder, that a value of a recipe names; empty of anything else.
+
+    Files are read again where their time or size has changed.
+    """
+    path = Path(name)
+    try:
+        files = sorted(found for found in path.iterdir() if found.is_file()) if path.is_dir() else [path]
+        return {found.name: _known_sha256(found) for found in files if found.is_file()}
+    except OSError:
+        return {}
+
+
+def _known_sha256(path: Path) -> str:
+    stat = path.stat()
+    stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    known = _known.get(path)
+    if known is None or known[0] != stamp:
+        known = _known[path] = (stamp, _sha256(path))
+    return known[1]
+
+
+#: Digests of files that were read, with what told their content: a daemon looks every minute.
+_known: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import freeze_time
 
 from glr_assets.defs.automation.conditions import BRANCHES, automation, is_by_hand
+from glr_assets.defs.lost_results import LOST
 from glr_assets.defs.reconfirmation import partial_readers
 from glr_assets.defs.source import REMOVED
 from glr_assets_tests.automation.simulated import Requested, Simulated
@@ -111,6 +112,27 @@ def test_several_shards_are_one_backfill_of_their_policy_and_one_is_a_run(comple
     complete.tick()
     (request,) = complete.requests
     assert request.partition_key == "00003"
+
+
+def test_what_the_store_has_lost_is_requested_once_and_nothing_that_reads_it_before(complete: Simulated) -> None:
+    assert complete.tick() == {}
+    complete.make({"train_images": ["00001", "00003"], "deduped_manifest": [None], "embedder": [None]}, version=LOST)
+    found = complete.tick()
+    assert found["train_images"] == ["00001", "00003"]
+    # A model is trained by hand, and nothing is made with the one that is gone.
+    assert not {"embedder", "index_embeddings", "faiss_index"} & found.keys()
+    complete.make(found)
+    rest = list(complete.settle())
+    assert sum("deduped_manifest" in of for of in [found, *rest]) == 1
+    assert not any("train_images" in of for of in rest)
+    complete.make({"embedder": [None]})
+    assert "index_embeddings" in complete.tick()
+
+
+def test_what_was_lost_before_it_was_switched_on_is_requested(complete: Simulated) -> None:
+    complete.make({"train_images": ["00001"], "deduped_manifest": [None]}, version=LOST)
+    complete.cursor = None
+    assert complete.tick() == {"train_images": ["00001"], "train_embeddings": ["00001"]}
 
 
 def test_a_changed_shard_is_requested_once_and_what_follows_once_each(complete: Simulated) -> None:

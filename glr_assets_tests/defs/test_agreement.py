@@ -225,3 +225,43 @@ def test_another_number_of_groups_and_buckets_is_registered_by_one_tick(template
             scene.desk.tick("observe_roots")
             scene.desk.tick("observe_roots")
             assert list(scene.instance.get_dynamic_partitions("training_groups")) == [f"{n:02d}" for n in range(number)]
+
+
+def test_what_the_store_has_lost_is_stale_until_it_is_back_or_made_again(template: Path) -> None:
+    lost = {
+        "deduped_manifest": "manifests/deduped_manifest.parquet",
+        "train_images/001": "images/train/001.tar",
+        "index_embeddings/000": "receipts/index_embeddings/000.json",
+    }
+    with copied(template) as scene:
+        table, shard, receipt = (scene.folder / "store" / path for path in lost.values())
+        held = {path: path.read_bytes() for path in (table, receipt)}
+        shard.write_bytes(shard.read_bytes()[:-512])
+        for path in held:
+            path.unlink()
+        check(scene)
+        found = scene.stale()
+        assert {name: found[name] for name in lost} == {
+            name: [f"removed dependency on {path} {path}"] for name, path in lost.items()
+        }
+        assert {"train_manifest", "train_embeddings/001"} <= found.keys()
+        for path, data in held.items():
+            path.write_bytes(data)
+        check(scene)
+        assert not {"deduped_manifest", "index_embeddings/000"} & scene.stale().keys()
+        scene.make(["train_images"], ["001"])
+        scene.tick()
+        assert scene.stale() == {}
+
+
+def test_a_store_without_anything_is_an_outage_that_is_told_and_changes_nothing(template: Path) -> None:
+    with copied(template) as scene:
+        store = scene.folder / "store"
+        shutil.move(store, scene.folder / "away")
+        store.mkdir()
+        with pytest.raises(dg.Failure, match=r"holds nothing of the \d+ assets that this instance has materialized"):
+            scene.tick()
+        shutil.rmtree(store)
+        shutil.move(scene.folder / "away", store)
+        scene.tick()
+        assert scene.stale() == {}

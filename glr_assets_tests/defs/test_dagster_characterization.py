@@ -377,3 +377,25 @@ def test_a_step_with_a_check_owes_an_output_for_it(instance: dg.DagsterInstance)
     assert "did not yield or return expected outputs {'owes_sound'}" in " ".join(
         entry.user_message for entry in instance.all_logs(found.run_id)
     )
+
+
+def test_an_input_that_is_no_dependency_is_a_cause_by_its_name(instance: dg.DagsterInstance) -> None:
+    @dg.asset(code_version="1")
+    def lost() -> dg.MaterializeResult:
+        return dg.MaterializeResult(data_version=dg.DataVersion("v"))
+
+    @dg.asset(deps=[lost], code_version="1")
+    def reads() -> None:
+        pass
+
+    assert dg.materialize([lost, reads], instance=instance, run_config=QUIET).success
+    tags = {"dagster/data_version": "lost", "dagster/code_version": "1"}
+    file = {f"dagster/{tag}/folder/file.tar": "NULL" for tag in ("input_data_version", "input_event_pointer")}
+    instance.report_runless_asset_event(dg.AssetMaterialization("lost", tags=tags | file))
+    graph = dg.Definitions([lost, reads]).resolve_asset_graph()
+    found = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    assert [cause.reason for cause in found.get_stale_causes(lost.key)] == ["removed dependency on folder/file.tar"]
+    assert found.get_status(reads.key).value == "STALE"
+    instance.report_runless_asset_event(dg.AssetMaterialization("lost", tags=tags | {"dagster/data_version": "v"}))
+    found = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    assert {found.get_status(key).value for key in (lost.key, reads.key)} == {"FRESH"}

@@ -177,6 +177,19 @@ def test_a_failed_shard_that_is_fixed_under_its_md5_has_another_version_until_it
     assert scene.unsynced() == {}
 
 
+def test_another_file_in_the_place_of_one_that_the_recipe_names_is_another_value(scene: Scene, recipe: Path) -> None:
+    scene.tick()
+    module = recipe.parent / "grid.pt"
+    before = module.read_bytes()
+    try:
+        module.write_bytes(before + b"\n")
+        scene.desk.tick("observe_roots")
+    finally:
+        module.write_bytes(before)
+    named = {(event.asset_key.to_user_string(), event.partition) for event in scene.desk.events}
+    assert named == {("recipe_embedder", "torchscript"), ("recipe_filter", "torchscript")}
+
+
 def test_a_shard_is_registered_and_reported_once_its_md5_is_published(scene: Scene) -> None:
     shards_of(scene).drop("003")
     md5 = scene.bucket / md5_path("train", "003")

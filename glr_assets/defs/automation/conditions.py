@@ -18,7 +18,8 @@ from typing import Any
 import dagster as dg
 
 from glr_assets.defs import tags
-from glr_assets.defs.provenance import DATA_VERSION_TAG
+from glr_assets.defs.lost_results import LOST
+from glr_assets.defs.provenance import DATA_VERSION_TAG, version_in
 from glr_assets.defs.shards import SHARDS
 from glr_assets.defs.source import REMOVED, shards_node
 
@@ -111,10 +112,33 @@ async def requested(context: Context, key: dg.AssetKey) -> Subset:
     return context.request_subsets_by_key.get(key) or context.asset_graph_view.get_empty_subset(key=key)
 
 
+async def lost(context: Context, key: dg.AssetKey) -> Subset:
+    """Those that were reported as gone from the store since the last tick; at the first tick, ever."""
+    if context.previous_temporal_context is None:
+        return _lost(context, context.asset_graph_view.get_full_subset(key=key))
+    return _lost(context, await changed(context, key))
+
+
+def _lost(context: Context, among: Subset) -> Subset:
+    """Those whose latest materialization tells that they are gone from the store."""
+    view, key = context.asset_graph_view, among.key
+    if among.is_empty:
+        return among
+    if view.asset_graph.get(key).partitions_def is None:
+        record = view.instance.get_latest_data_version_record(key)
+        return among if record is not None and version_in(record) == LOST else view.get_empty_subset(key=key)
+    tags = view.instance.event_log_storage.get_latest_tags_by_partition(
+        key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+    )
+    keys = {partition for partition, of in tags.items() if of == {DATA_VERSION_TAG: LOST}}
+    return among.compute_intersection_with_partition_keys(keys) if keys else view.get_empty_subset(key=key)
+
+
 async def lacking(context: Context, key: dg.AssetKey) -> Subset:
-    """Those that are missing and not requested this tick; none of an asset that the recipe does not use."""
-    view = context.asset_graph_view
-    missing = await view.compute_missing_subset(key=key, from_subset=await used(context, key))
+    """Those that are missing or lost and not requested this tick; none of an asset that the recipe does not use."""
+    view, there = context.asset_graph_view, await used(context, key)
+    missing = await view.compute_missing_subset(key=key, from_subset=there)
+    missing = missing.compute_union(_lost(context, there))
     return missing.compute_difference(await requested(context, key))
 
 
@@ -226,9 +250,11 @@ def condition_of(key: dg.AssetKey, nodes: Mapping[dg.AssetKey, _Node]) -> Condit
     # Parents of other partitions are made in other runs, and one partition of theirs that is missing is no obstacle.
     elsewhere = {parent for parent in parents if nodes[parent].partitions != node.partitions}
     sharded = {parent for parent in elsewhere if nodes[parent].partitions is not None}
-    handled = C.newly_requested() | C.newly_updated()
+    gone_lately = Where("gone from the store", lost)
+    # What is reported as gone is no update.
+    handled = C.newly_requested() | (C.newly_updated() & ~gone_lately)
     news = _any("a dependency has another data version", changed, node.parents)
-    triggers = C.newly_missing() | news | C.code_version_changed()
+    triggers = C.newly_missing() | gone_lately | news | C.code_version_changed()
     others = waits_for(key, nodes)
     together = {parent for parent in parents if not nodes[parent].by_hand} - elsewhere - others
     if together:

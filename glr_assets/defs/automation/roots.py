@@ -7,20 +7,23 @@ What was reported last is read back from the instance's own observations, so the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Final
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from pydantic import BaseModel, Field, ValidationError
 
+from glr_assets.defs.lost_results import check_holds, lost_and_found, results_stamp
 from glr_assets.defs.platform import Platform
 from glr_assets.defs.provenance import DATA_VERSION_TAG, version_in
-from glr_assets.defs.recipes import changed_observations
+from glr_assets.defs.recipes import changed_observations, recipe_versions
 from glr_assets.defs.reconfirmation import JOB, Seen, request_of_job
 from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, new_shards, partitions_requests
 from glr_assets.defs.source import (
     STAMP,
+    STORED_SHARDS,
     Reported,
     Root,
     keys_of_partitions,
@@ -115,6 +118,7 @@ def look_at_roots(settings: Settings, instance: dg.DagsterInstance) -> Look:
         [
             [(root.asset, root.partition, root.stamp) for root in roots],
             recipe.model_dump(mode="json"),
+            recipe_versions(recipe),
             store.folder_stamp(RECEIPTS),
         ]
     )
@@ -257,11 +261,13 @@ class Cursor(BaseModel):
         listing: `Look.listing` of the last tick that left nothing to report; empty where one did.
         looks: ticks in a row that saw the same listing.
         inputs: what `request_of_job` has looked at.
+        results: `results_stamp` of the last tick that compared results with the store.
     """
 
     listing: str = ""
     looks: int = 0
     inputs: Seen = Field(default_factory=Seen)
+    results: str = ""
 
     @classmethod
     def parse(cls, text: str | None) -> Cursor:
@@ -293,12 +299,22 @@ def _tick(
     settings: Settings, instance: dg.DagsterInstance, cursor: Cursor, repository: dg.RepositoryDefinition | None
 ) -> dg.SensorResult:
     look = look_at_roots(settings, instance)
+    graph = None if repository is None else repository.asset_graph
+    if graph is not None:
+        look = _without_store(settings, instance, graph, look)
     same = look.listing == cursor.listing and not look.problems
-    following = Cursor(listing=look.listing, looks=min(cursor.looks + 1, LOOKS) if same else 1)
-    observations: list[dg.AssetObservation] = []
+    results = results_stamp(settings.open_store())
+    reports: list[Iterator[dg.AssetObservation | dg.AssetMaterialization | str]] = []
+    if not same:
+        reports.append(changed_roots(instance, look))
+    if graph is not None and look.listing and not (same and results and results == cursor.results):
+        reports.append(changed_results(settings, instance, graph))
+    looks = min(cursor.looks + 1, LOOKS) if same else 1
+    following = Cursor(listing=look.listing, looks=looks, results=results)
+    observations: list[dg.AssetObservation | dg.AssetMaterialization] = []
     problems = list(look.problems)
     more = False
-    for found in () if same else changed_roots(instance, look):
+    for found in chain(*reports):
         if isinstance(found, str):
             problems.append(found)
         elif len(observations) == MAX_EVENTS:
@@ -332,8 +348,28 @@ def _tick(
     )
 
 
+def changed_results(
+    settings: Settings, instance: dg.DagsterInstance, graph: BaseAssetGraph
+) -> Iterator[dg.AssetMaterialization | str]:
+    """Results that the store has lost, and those that are back in it; or why that cannot be told."""
+    try:
+        yield from lost_and_found(instance, graph, settings.open_store())
+    except GlrError as error:
+        yield describe(error)
+
+
+def _without_store(settings: Settings, instance: dg.DagsterInstance, graph: BaseAssetGraph, look: Look) -> Look:
+    """The look; of a store that is away nothing is said but that."""
+    try:
+        check_holds(instance, graph, settings.open_store())
+    except GlrError as error:
+        roots = [root for root in look.roots if root.asset != STORED_SHARDS]
+        return replace(look, roots=roots, problems=[*look.problems, describe(error)], listing="")
+    return look
+
+
 def registrable(
-    instance: dg.DagsterInstance, look: Look, observations: Iterable[dg.AssetObservation]
+    instance: dg.DagsterInstance, look: Look, observations: Iterable[dg.AssetObservation | dg.AssetMaterialization]
 ) -> dict[Split, list[str]]:
     """The shards that are partitions or are to be: those observed before or now. Others cannot be verified yet."""
     now = {(observation.asset_key.to_user_string(), observation.partition) for observation in observations}
