@@ -270,7 +270,12 @@ class _Walk:
                 tags=self._tags | dict(partition_range),
             )
         make_again()  # nothing any more: what this run forced is done
-        raise_if_interrupted(surely=_was_interrupted(result))
+        try:
+            raise_if_interrupted(surely=_was_interrupted(result))
+        except Interrupted as interrupted:
+            # Dagster calls a run failed that nobody has canceled in the UI.
+            self.instance.report_run_canceled(result.dagster_run, message=f"Canceled by {interrupted}.")
+            raise
         if not result.success:
             step = next((event.step_key for event in result.all_node_events if event.is_step_failure), None)
             raise LineageError(f"{self._asset_of.get(str(step), step or _name(group[0]))}: {_reason(result)}")

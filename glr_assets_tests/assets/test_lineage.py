@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from glr_assets.evaluation.schemas import CONFUSED_LANDMARKS, LANDMARK_ACCURACY
 from glr_assets.integrity import verify
 from glr_assets.integrity.contents import ASSETS as KNOWN_ASSETS
 from glr_assets.integrity.contents import FOLDERS
+from glr_assets.interrupts import Interrupted, raising_interrupts
 from glr_assets.manifests import MANIFESTS
 from glr_assets.receipts import need_receipt, receipt_names
 from glr_assets.settings import Settings
@@ -377,3 +380,19 @@ def test_the_first_asset_that_fails_is_named_and_no_later_run_is_begun(
         materialise_lineage(settings, instance, progress)
     assert "fill_plan" in begun
     assert not {"train_images", "image_catalog"} & set(begun)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_is_canceled(
+    platform: Platform, instance: dg.DagsterInstance, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = platform.settings().model_copy(update={"store": str(tmp_path)})
+
+    def stop(_: Step) -> None:
+        os.kill(os.getpid(), number)
+
+    with raising_interrupts(), pytest.raises(Interrupted) as stopped:
+        materialise_lineage(settings, instance, Progress(stop, lambda *_: None), ["train_metadata"])
+    assert stopped.value.signal == number
+    (run,) = instance.get_runs(filters=dg.RunsFilter(tags={"glr/asked_by": "a program"}), limit=1)
+    assert run.status == dg.DagsterRunStatus.CANCELED

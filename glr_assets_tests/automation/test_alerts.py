@@ -213,6 +213,12 @@ def test_a_run_that_dagster_begins_again_is_not_alerted_on(
     assert [alert["errors"] for alert in listener.posted] == [{"train_images": "the machine was lost for good"}]
 
 
+def test_a_canceled_run_is_no_alert(ticks: Ticks, instance: dg.DagsterInstance, listener: Listener) -> None:
+    instance.report_run_canceled(run(instance, "the execution was interrupted"))
+    ticks.tick()
+    assert listener.posted == []
+
+
 def test_failed_checks_are_alerts_of_their_severity_and_passed_ones_are_none(
     ticks: Ticks, instance: dg.DagsterInstance, listener: Listener
 ) -> None:

@@ -133,11 +133,11 @@ def _ended(
 def _of_failed_runs(
     instance: dg.DagsterInstance, ended: Sequence[tuple[dg.DagsterRun, dg.DagsterEvent]]
 ) -> Iterator[Failure]:
-    """One failure a run, and warnings of its checks; none of a run that Dagster begins again by itself."""
+    """One failure a run, and warnings of its checks; none of a run that was canceled or that Dagster begins again."""
     for run, event in ended:
         evaluations = failed_checks(instance, run.run_id)
         yield from _of_checks(run, [found for found in evaluations if found.severity == dg.AssetCheckSeverity.WARN])
-        if run.tags.get(tags.WILL_RETRY) == "true":
+        if run.tags.get(tags.WILL_RETRY) == "true" or run.status == dg.DagsterRunStatus.CANCELED:
             continue
         errors = step_errors(instance, run.run_id)
         for found in evaluations:
