@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.event_log.base import AssetRecord
 
 from glr_assets.defs import tags
 from glr_assets.defs.lost_results import LOST
@@ -114,31 +115,29 @@ async def requested(context: Context, key: dg.AssetKey) -> Subset:
 
 async def lost(context: Context, key: dg.AssetKey) -> Subset:
     """Those that were reported as gone from the store since the last tick; at the first tick, ever."""
-    if context.previous_temporal_context is None:
-        return _lost(context, context.asset_graph_view.get_full_subset(key=key))
-    return _lost(context, await changed(context, key))
+    view, is_first = context.asset_graph_view, context.previous_temporal_context is None
+    news = view.get_full_subset(key=key) if is_first else await changed(context, key)
+    return news if news.is_empty else news.compute_intersection(_lost(view, key))
 
 
-def _lost(context: Context, among: Subset) -> Subset:
-    """Those whose latest materialization tells that they are gone from the store."""
-    view, key = context.asset_graph_view, among.key
-    if among.is_empty:
-        return among
+@lru_cache(maxsize=64)
+def _lost(view: Any, key: dg.AssetKey) -> Subset:
+    """Those whose latest materialization tells that they are gone from the store, looked up once a tick."""
+    full, log = view.get_full_subset(key=key), view.instance.event_log_storage
     if view.asset_graph.get(key).partitions_def is None:
-        record = view.instance.get_latest_data_version_record(key)
-        return among if record is not None and version_in(record) == LOST else view.get_empty_subset(key=key)
-    tags = view.instance.event_log_storage.get_latest_tags_by_partition(
-        key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
-    )
-    keys = {partition for partition, of in tags.items() if of == {DATA_VERSION_TAG: LOST}}
-    return among.compute_intersection_with_partition_keys(keys) if keys else view.get_empty_subset(key=key)
+        record = AssetRecord.blocking_get(view, key)
+        latest = None if record is None else record.asset_entry.last_materialization_record
+        return full if latest is not None and version_in(latest) == LOST else view.get_empty_subset(key=key)
+    tags_of = log.get_latest_tags_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG])
+    keys = {partition for partition, of in tags_of.items() if of == {DATA_VERSION_TAG: LOST}}
+    return full.compute_intersection_with_partition_keys(keys)
 
 
 async def lacking(context: Context, key: dg.AssetKey) -> Subset:
     """Those that are missing or lost and not requested this tick; none of an asset that the recipe does not use."""
     view, there = context.asset_graph_view, await used(context, key)
     missing = await view.compute_missing_subset(key=key, from_subset=there)
-    missing = missing.compute_union(_lost(context, there))
+    missing = missing.compute_union(there.compute_intersection(_lost(view, key)))
     return missing.compute_difference(await requested(context, key))
 
 
