@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 import pytest
+from dagster._core.storage.event_log.base import AssetRecord
 
 C = dg.AutomationCondition
 VERSION = "dagster/data_version"
@@ -149,6 +150,7 @@ def test_conditions_of_our_own_need_the_code_server() -> None:
         ) -> dg.AutomationResult[dg.AssetKey]:
             view = context.asset_graph_view
             assert view.last_event_id is None or view.last_event_id >= 0
+            assert AssetRecord.blocking_get(view, dg.AssetKey("table")) is None
             assert context.request_subsets_by_key is not None
             assert context.previous_temporal_context is None or context.previous_temporal_context.last_event_id
             for name in (
