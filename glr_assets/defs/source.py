@@ -11,11 +11,13 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import dagster as dg
 
 from glr_assets.defs.links import docs_metadata
+from glr_assets.defs.observations import STAMP, Reported, last_reports
 from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.shards import OPENIMAGES_PARTS, RUN_ENDS, SHARDED, SHARDS, counted_parts
 from glr_assets.errors import DamagedSourceError, GlrError, MissingInputError, describe
@@ -44,8 +46,6 @@ REMOVED: Final = "removed"
 UNVERIFIABLE: Final = "unverifiable"
 #: Data version of a file of Open Images that the recipe does not read.
 NOT_READ: Final = "not read by the recipe"
-#: Metadata key of the stamp: ETag or time, and size, as the listing has them.
-STAMP: Final = "stamp"
 #: The root whose partitions are the sharded assets: its data versions cover the receipts of all shards of each.
 STORED_SHARDS: Final = "stored_shards"
 OPENIMAGES_FILES: Final = f"{GROUP}_openimages_images"
@@ -97,19 +97,6 @@ def with_stored_shards(
     if not whole:
         return deps
     return [*deps, dg.AssetDep(STORED_SHARDS, partition_mapping=dg.SpecificPartitionsPartitionMapping(whole))]
-
-
-@dataclass(frozen=True)
-class Reported:
-    """The last observation of a root, or of one partition of it.
-
-    Attributes:
-        version: its data version.
-        stamp: ETag or time, and size, of the file that was observed.
-    """
-
-    version: str
-    stamp: str
 
 
 @dataclass(frozen=True)
@@ -417,9 +404,17 @@ def log_stored_shards(context: dg.AssetExecutionContext) -> None:
 RUN_ENDS.append(log_stored_shards)
 
 
-def _observed(roots: Iterable[Root]) -> Iterator[dg.AssetObservation]:
+def reports_of(instance: dg.DagsterInstance, asset: str, roots: Sequence[Root]) -> dict[str | None, Reported]:
+    """The last observation of each of these roots of one asset, by partition."""
+    partitions = [root.partition for root in roots if root.partition is not None]
+    return last_reports(instance, asset, partitions, with_stamps=any(root.keeps_stamp for root in roots))
+
+
+def _observed(
+    roots: Iterable[Root], reported: Mapping[str | None, Reported] = MappingProxyType({})
+) -> Iterator[dg.AssetObservation]:
     for root in roots:
-        version = root.version(None)
+        version = root.version(reported.get(root.partition))
         if version is not None:
             yield root.observation(version)
 
@@ -448,7 +443,7 @@ def _node(
         required_resource_keys={"platform"},
     )
     def observe(context: dg.OpExecutionContext) -> Any:
-        mine = (root for root in roots(context.resources.platform, context.instance) if root.asset == name)
+        mine = [root for root in roots(context.resources.platform, context.instance) if root.asset == name]
         if partitions is None:
             (root,) = mine
             version = root.version(None)
@@ -456,7 +451,7 @@ def _node(
             return dg.ObserveResult(
                 data_version=dg.DataVersion(version.version), metadata={STAMP: root.stamp, **version.metadata}
             )
-        for observation in _observed(mine):
+        for observation in _observed(mine, reports_of(context.instance, name, mine)):
             context.log_event(observation)
         # Logged above with metadata, which versions alone do not carry.
         return dg.DataVersionsByPartition({})

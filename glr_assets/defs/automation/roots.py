@@ -6,7 +6,7 @@ What was reported last is read back from the instance's own observations, so the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Final
@@ -16,18 +16,18 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from pydantic import BaseModel, Field, ValidationError
 
 from glr_assets.defs.lost_results import check_holds, lost_and_found, results_stamp
+from glr_assets.defs.observations import Reported
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.provenance import DATA_VERSION_TAG, version_in
+from glr_assets.defs.provenance import DATA_VERSION_TAG
 from glr_assets.defs.recipes import changed_observations, recipe_versions
 from glr_assets.defs.reconfirmation import JOB, Seen, request_of_job
 from glr_assets.defs.shards import SHARDS, PartitionsRequest, carry_out, new_shards, partitions_requests
 from glr_assets.defs.source import (
-    STAMP,
     STORED_SHARDS,
-    Reported,
     Root,
     keys_of_partitions,
     openimages_roots,
+    reports_of,
     shard_roots,
     shards_node,
     stored_roots,
@@ -48,8 +48,6 @@ LOOKS: Final = 5
 MAX_EVENTS: Final = 500
 #: Shards named in a tick's reason.
 _NAMED = 10
-#: Observations read back from the instance at once.
-_PAGE = 1000
 #: Small requests at once; a remote source answers each in tens of milliseconds.
 _REQUESTS = 16
 
@@ -130,7 +128,7 @@ def changed_roots(instance: dg.DagsterInstance, look: Look) -> Iterator[dg.Asset
     yield from changed_observations(instance, look.recipe)
     for asset, found in groupby(look.roots, lambda root: root.asset):
         roots = list(found)
-        reported = last_reports(instance, asset, roots)
+        reported = reports_of(instance, asset, roots)
         due = [root for root in roots if not root.keeps_stamp or _last_stamp(reported, root) != root.stamp]
 
         def observed(
@@ -152,63 +150,6 @@ def changed_roots(instance: dg.DagsterInstance, look: Look) -> Iterator[dg.Asset
 def _last_stamp(reported: Mapping[str | None, Reported], root: Root) -> str | None:
     last = reported.get(root.partition)
     return None if last is None else last.stamp
-
-
-def last_reports(instance: dg.DagsterInstance, asset: str, roots: Sequence[Root]) -> dict[str | None, Reported]:
-    """The last observation of a root, by partition; of those whose stamp is of no interest the data version alone."""
-    key = dg.AssetKey(asset)
-    partitions = sorted(root.partition for root in roots if root.partition is not None)
-    if not partitions:
-        latest = instance.fetch_observations(key, limit=1).records
-        return {None: _reported(latest[0])} if latest else {}
-    tags = instance.event_log_storage.get_latest_tags_by_partition(
-        key, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG], partitions
-    )
-    stamps = _latest_stamps(instance, key) if any(root.keeps_stamp for root in roots) else {}
-    found: dict[str | None, Reported] = {}
-    for partition, of in tags.items():
-        last = stamps.get(partition)
-        # A partition that was wiped and observed again has the version of the index, which is the truth.
-        known = last is not None and last.version == of[DATA_VERSION_TAG]
-        found[partition] = last if last is not None and known else Reported(of[DATA_VERSION_TAG], "")
-    return found
-
-
-#: By the instance's folder and asset the newest observation that was read, and the last one of each partition. Dagster
-#: indexes data versions alone, and reading stamps back takes .3 s for a thousand events: later looks read new ones.
-_stamps: dict[tuple[str, dg.AssetKey], tuple[dg.EventLogRecord, dict[str, Reported]]] = {}
-
-
-def _latest_stamps(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Reported]:
-    of = (instance.root_directory, key)
-    newest, found = _stamps.get(of, (None, {}))
-    records = _observations(instance, key, 0 if newest is None else newest.storage_id - 1)
-    first = next(records, None)
-    if newest is not None and first != newest:  # the instance was wiped, or is another one in the same folder
-        found, records, first = {}, _observations(instance, key, 0), None
-    for newest in filter(None, (first, *records)):
-        if newest.partition_key is not None:
-            found[newest.partition_key] = _reported(newest)
-    if newest is not None:
-        _stamps[of] = newest, found
-    return found
-
-
-def _observations(instance: dg.DagsterInstance, key: dg.AssetKey, after: int) -> Iterator[dg.EventLogRecord]:
-    """The observations of an asset with a higher storage id, the oldest first."""
-    records = dg.AssetRecordsFilter(asset_key=key, after_storage_id=after)
-    cursor: str | None = None
-    more = True
-    while more:
-        page = instance.fetch_observations(records, limit=_PAGE, cursor=cursor, ascending=True)
-        yield from page.records
-        cursor, more = page.cursor, page.has_more
-
-
-def _reported(record: dg.EventLogRecord) -> Reported:
-    observation = record.asset_observation
-    stamp = observation.metadata.get(STAMP) if observation is not None else None
-    return Reported(version_in(record), "" if stamp is None else str(stamp.value))
 
 
 @dataclass(frozen=True)
