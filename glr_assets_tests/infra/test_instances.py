@@ -104,13 +104,14 @@ def test_each_code_location_has_its_executor() -> None:
     pytest.importorskip("dagster_k8s")
     from glr_assets import clusters, definitions
     from glr_assets.defs.automation.jobs import LAUNCHED
+    from glr_assets.defs.reconfirmation import JOB
 
-    # What starts backfills works for seconds, wherever the run is.
-    starts = {*LAUNCHED, "retry_failed_shards"}
+    # Jobs without work for a cluster: they start backfills, or compare receipts.
+    in_process = {*LAUNCHED, "retry_failed_shards", JOB}
     found = {}
     for name, location in (("own", definitions.defs), ("celery", clusters.celery), ("k8s", clusters.kubernetes)):
         built = location()
-        found[name] = {job.executor_def.name for job in built.resolve_all_job_defs() if job.name not in starts}
+        found[name] = {job.executor_def.name for job in built.resolve_all_job_defs() if job.name not in in_process}
         assert built.resolve_asset_graph().get_all_asset_keys()
     assert found == {"own": {"in_process"}, "celery": {"celery"}, "k8s": {"k8s"}}
 
