@@ -302,9 +302,20 @@ def stored_roots(store: Store, keys: Mapping[str, Sequence[str]], assets: Iterab
     def root(asset: str) -> Root:
         wanted = keys[str(SHARDED[asset].name)]
         stamp = digest_of([store.folder_stamp(f"{RECEIPTS}/{asset}"), list(wanted)])
-        return Root(STORED_SHARDS, asset, stamp, lambda _: _stored_version(store, asset, wanted), keeps_stamp=False)
+
+        def version(_: Reported | None) -> Version:
+            known = _stored_versions.get((store.url, asset))
+            if known is None or known[0] != stamp:
+                known = _stored_versions[store.url, asset] = stamp, _stored_version(store, asset, wanted)
+            return known[1]
+
+        return Root(STORED_SHARDS, asset, stamp, version, keeps_stamp=False)
 
     return [root(asset) for asset in assets]
+
+
+#: By URL of a store and sharded asset the last stamp and its version: a change elsewhere compares no receipts of it.
+_stored_versions: dict[tuple[str, str], tuple[str, Version]] = {}
 
 
 def _stored_version(store: Store, asset: str, keys: Sequence[str]) -> Version:
