@@ -14,6 +14,8 @@ from glr_assets.packing.left_out import reason_left_out
 
 #: Images of one run: each is an event of up to 100 kB in the instance's database.
 MAX_IMAGES = 50
+#: Names without an image that are listed; the others are counted.
+MAX_PROBLEMS = 100
 
 
 class ExplainConfig(dg.Config):
@@ -59,8 +61,12 @@ def explain_requested(context: dg.OpExecutionContext, config: ExplainConfig, pla
         yield _page(f"image_{number}", one.story.id, explanation_page(store, one))
     names = {id(one.story): name for name, of_name in found.items() for one in of_name}
     rows = [(names[id(one.story)], *_row(one), "") for one in explained]
-    rows += [(name, "", "", "", "", "", problem) for name, problem in problems.items()]
-    yield _page("summary", f"{len(explained)} images, {len(problems)} problems", summary_page(rows))
+    listed = list(problems.items())[:MAX_PROBLEMS]
+    if len(listed) < len(problems):
+        listed.append(("…", f"and {len(problems) - len(listed)} more"))
+    rows += [(name, "", "", "", "", "", problem) for name, problem in listed]
+    counts = f"{len(explained)} image{'s' * (len(explained) != 1)}, {len(problems)} problem{'s' * (len(problems) != 1)}"
+    yield _page("summary", counts, summary_page(rows))
 
 
 def _page(key: str, title: str, page: str) -> dg.DynamicOutput[str]:

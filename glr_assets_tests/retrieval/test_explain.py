@@ -242,6 +242,17 @@ def runs_of(store: Store) -> dict[str, str]:
     return {str(path): path.read_text() for path in sorted((root / "runs").rglob("*.json"))}
 
 
+def test_names_that_are_not_found_are_listed_up_to_a_bound_and_counted(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glr_assets.defs.explain.MAX_PROBLEMS", 2)
+    with dg.DagsterInstance.ephemeral() as instance:
+        title, summary = explained(platform, instance, images=["a", "b", "c", "d"])["summary"]
+    assert title == "0 images, 4 problems"
+    assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == ["a", "b", "…"]
+    assert "and 2 more" in summary
+
+
 def test_the_job_explains_a_bounded_number_of_images(
     answered: Embedded, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
