@@ -354,18 +354,20 @@ def stored_results(store: Store, names: Sequence[str], folder: str = "") -> dict
         folder: name of the asset whose partitions they are.
     """
     stamps = store.stamps(f"{RECEIPTS}/{folder}" if folder else RECEIPTS)
-    there = [name for name in names if f"{name}.json" in stamps]
+    there = {
+        name: (f"{folder}/{name}" if folder else name, stamps[f"{name}.json"])
+        for name in names
+        if f"{name}.json" in stamps
+    }
 
-    def read(short: str) -> Stored:
-        name, stamp = f"{folder}/{short}" if folder else short, stamps[f"{short}.json"]
-        known = _read.get((store.url, name))
-        if known is None or known[0] != stamp:
-            known = (stamp, _stored(store, name))
-            _read[store.url, name] = known
-        return known[1]
+    def read(item: tuple[str, str]) -> Stored:
+        return _stored(store, item[0])
 
+    new = [item for item in there.values() if _read.get((store.url, item[0]), ("", None))[0] != item[1]]
     workers = _REQUESTS if store.is_local else _REMOTE_REQUESTS
-    return dict(zip(there, ordered(read, there, workers=workers), strict=True))
+    for (name, stamp), found in zip(new, ordered(read, new, workers=workers), strict=True):
+        _read[store.url, name] = stamp, found
+    return {short: _read[store.url, name][1] for short, (name, _) in there.items()}
 
 
 def _stored(store: Store, name: str) -> Stored:
