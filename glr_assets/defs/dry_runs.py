@@ -96,7 +96,7 @@ def dry_verdicts(
     Args:
         platform: source, store and recipe.
         names: of the assets; all that are made where not given.
-        partitions: by asset the partitions that are asked for; of other assets all.
+        partitions: by asset the partitions that are requested; of other assets all.
         check_bytes: hash small files of finished work as a real run does, in place of comparing sizes alone.
         graph: of the code location's assets, where the caller has it already.
 

@@ -81,7 +81,7 @@ def lost_and_found(
 def results_stamp(store: Store) -> str:
     """What tells whether a file was added to or removed from the folders in which the last look found results.
 
-    It is empty before the first look, and always the same of a remote store, which would be asked for every folder at
+    It is empty before the first look, and always the same of a remote store, of which every folder would be listed at
     each tick.
     """
     if not store.is_local:
@@ -104,7 +104,7 @@ class _Files:
         for path, size in stored.files.items():
             wrong = self._wrong(path, size)
             if wrong:
-                # A run may have begun to make it anew since the receipt was read.
+                # A run may have begun to make it again since the receipt was read.
                 receipt = find_receipt(self.store, name)
                 return (path, wrong) if receipt is not None and receipt.digest == stored.digest else None
         return (receipt_path(name), stored.lost) if stored.lost else None

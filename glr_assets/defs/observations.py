@@ -37,7 +37,7 @@ def last_reports(
     Args:
         instance: has the observations.
         asset: name of the root.
-        partitions: keys that are asked for; none of a root without partitions.
+        partitions: keys that are looked up; none of a root without partitions.
         with_stamps: read stamps back; without it they are empty, and no event of a partition is read.
     """
     key = dg.AssetKey(asset)

@@ -69,7 +69,7 @@ def request_of_job(
 ) -> tuple[Seen, dg.RunRequest | None]:
     """What was looked at by now, and the run that is to ask for stale assets.
 
-    An asset is asked for once for each state of the dependencies that all its partitions have in common: the assets
+    An asset is requested once for each state of the dependencies that all its partitions have in common: the assets
     without partitions and the values of the recipe. A state counts once it has lasted for a tick, and not while a run
     is under way that makes the asset or something upstream. Where there is no new event nothing is looked at.
 
@@ -106,7 +106,7 @@ def request_of_job(
             due[name] = shared
     if not due:
         return following, None
-    # The events of a state never come back, so a state that comes back is asked for again.
+    # The events of a state never come back, so a state that comes back is requested again.
     events = {name: {parent: event for parent, (_, event) in shared.items()} for name, shared in due.items()}
     return following, dg.RunRequest(
         run_key=digest_of(events),

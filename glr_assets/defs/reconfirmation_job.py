@@ -5,7 +5,7 @@ from pydantic import Field
 
 from glr_assets.defs.dry_runs import DryPlatform
 from glr_assets.defs.platform import Platform
-from glr_assets.defs.reconfirmation import JOB, OP, confirm_unchanged
+from glr_assets.defs.reconfirmation import JOB, OP, confirm_unchanged, partial_readers
 
 _DESCRIPTION = (
     "Reports as up to date, without a run of theirs, the stale assets of which a dry run says that there is nothing to "
@@ -27,6 +27,13 @@ def confirm_op(context: dg.OpExecutionContext, config: ConfirmConfig, platform: 
     from glr_assets.defs.build import build_definitions  # it assembles this job too
 
     graph = build_definitions(platform).resolve_asset_graph()
+    known = [key.to_user_string() for key in partial_readers(graph)]
+    unknown = sorted({*config.assets} - {*known})
+    if unknown:
+        raise dg.Failure(
+            f"{', '.join(unknown)}: expected assets with the tag glr/reads = part: {', '.join(known)}",
+            allow_retries=False,
+        )
     found = confirm_unchanged(DryPlatform.of(platform.settings()), context.instance, graph, config.assets)
     for name, error in found.failing.items():
         context.log.info(f"{name} stays unsynced, a run of it would fail: {error}")

@@ -209,3 +209,18 @@ def test_it_waits_for_runs_that_make_it_or_something_upstream(scene: Scene, asse
 def test_assets_that_were_seen_to_read_a_part_are_declared(scene: Scene) -> None:
     declared = {key.to_user_string() for key in partial_readers(scene.graph)}
     assert declared >= READ_IN_PART.keys() | IDLE.keys()
+
+
+def test_a_name_that_is_no_such_asset_fails_the_job(tmp_path: Path) -> None:
+    platform = Platform(source=str(tmp_path), store=str(tmp_path / "store"), recipe="small")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = (
+            build_definitions(platform)
+            .resolve_job_def(JOB)
+            .execute_in_process(
+                {"ops": {reconfirmation.OP: {"config": {"assets": ["embeder"]}}}}, instance, raise_on_error=False
+            )
+        )
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    assert not result.success
+    assert "embeder: expected assets with the tag glr/reads = part: " in str(failed.step_failure_data.user_failure_data)

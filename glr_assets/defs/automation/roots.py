@@ -292,7 +292,7 @@ def _tick(
 def changed_results(
     settings: Settings, instance: dg.DagsterInstance, graph: BaseAssetGraph
 ) -> Iterator[dg.AssetMaterialization | str]:
-    """Results that the store has lost, and those that are back in it; or why that cannot be told."""
+    """Results that the store has lost, and those that are back in it; or the error that hides them."""
     try:
         yield from lost_and_found(instance, graph, settings.open_store())
     except GlrError as error:
